@@ -1,0 +1,40 @@
+// # Half precision
+// IEEE binary16 as std::uint16_t. g++ has `_Float16` on x86-64 and `__fp16` on aarch64 only in
+// some versions, so the bits are converted here, and nowhere else.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+namespace npublas {
+
+/// The value of a half, exactly.
+inline float half_to_float(std::uint16_t half) {
+  // Shift exponent and mantissa into float's places; a multiplication by 2^112 moves the exponent
+  // bias and makes subnormals normal at once. Infinities and NaN keep the largest exponent.
+  const std::uint32_t sign = std::uint32_t(half & 0x8000u) << 16;
+  const std::uint32_t magnitude = std::uint32_t(half & 0x7fffu) << 13;
+  const float scaled = std::bit_cast<float>(magnitude) * 0x1p112f;
+  std::uint32_t bits = std::bit_cast<std::uint32_t>(scaled);
+  bits = (half & 0x7c00u) == 0x7c00u ? (magnitude | 0x7f800000u) : bits;
+  return std::bit_cast<float>(bits | sign);
+}
+
+/// The nearest half, ties to even; overflow gives infinity, NaN stays NaN.
+inline std::uint16_t float_to_half(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = (bits >> 16) & 0x8000u;
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  // Normal halves: rebias and round by adding half of the last place, less one if it is even.
+  const std::uint32_t rounded =
+      (magnitude - 0x38000000u + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Subnormal halves: adding 0.5 aligns the mantissa so that float's own rounding does the work.
+  const float aligned = std::bit_cast<float>(magnitude) + 0.5f;
+  const std::uint32_t subnormal = std::bit_cast<std::uint32_t>(aligned) - 0x3f000000u;
+  std::uint32_t half = magnitude < 0x38800000u ? subnormal : rounded;
+  half = magnitude >= 0x477ff000u ? 0x7c00u : half;  // 65520 and above round to infinity
+  half = magnitude > 0x7f800000u ? 0x7e00u : half;   // NaN
+  return std::uint16_t(half | sign);
+}
+
+}  // namespace npublas
