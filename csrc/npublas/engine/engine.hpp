@@ -7,10 +7,17 @@
 //   count(...)
 #pragma once
 
-#include <memory>
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <optional>
 #include <string>
 
+#include "npublas/engine/counters.hpp"
 #include "npublas/engine/product.hpp"
+#include "npublas/exec/selftest.hpp"
+#include "npublas/exec/window.hpp"
+#include "npublas/math/cost.hpp"
 
 namespace npublas {
 
@@ -41,7 +48,45 @@ std::string unavailable_because();
 /// may need Python). Never throws; safe from any thread, without the GIL.
 Outcome multiply(const Product& product, const Settings& settings) noexcept;
 
-/// Counts a product for `counters()`. A few relaxed atomic additions.
-void count(DType in, const Shape& shape, Reason reason, bool fallback, double seconds) noexcept;
+struct EngineOptions {
+  std::string runtime = "auto";  ///< "auto", "simulator" or a path
+  std::size_t memory_limit = std::size_t(1) << 30;  ///< bytes of the window
+  int cores = 3;
+  /// The file whose lock keeps two processes from using the NPU at once; empty for none.
+  std::string lock_file;
+  std::chrono::milliseconds lock_patience{2000};  ///< then the product runs on the CPU
+  std::chrono::milliseconds run_patience{20000};  ///< then the device is given up
+};
+
+/// Loads the runtime, opens the device and puts every (type, core) to the test. Throws Error, and
+/// leaves the engine unavailable with that reason. Does nothing if it is open already.
+void open_engine(const EngineOptions& options);
+/// Frees everything and closes the device; an unavailable engine may be opened again. Throws
+/// Error(argument) while a product is under way.
+void close_engine();
+/// Marks a closed engine as unavailable without trying to open it.
+void make_unavailable(const std::string& because);
+
+/// What the engine is, for reports.
+struct EngineStatus {
+  EngineState state = EngineState::closed;
+  std::string unavailable_because;
+  std::string runtime_path, runtime_version, driver_version, fingerprint, chip;
+  bool simulated = false;
+  int cores = 0;
+  EngineOptions options;
+  std::array<std::string, kElements> type_problems;  ///< why a type is off; empty if it is on
+  bool flushes_subnormals = false;
+  std::string quarantined_because;  ///< the last failure, while the device is left alone
+  exec::WindowUsage window;
+  std::uint64_t runs = 0, packed_bytes = 0, unpacked_bytes = 0;
+  double pack_seconds = 0, run_seconds = 0, unpack_seconds = 0;  ///< summed over the workers
+};
+EngineStatus engine_status();
+
+/// The element type that a product of these operands is computed in; nothing if the NPU has none.
+std::optional<Element> element_of(DType in);
+/// The plan that `multiply` would run with the open engine's limits (or RK3588's, if it is closed).
+std::optional<Plan> plan_for(DType in, const Shape& shape);
 
 }  // namespace npublas

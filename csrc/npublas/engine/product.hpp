@@ -2,18 +2,13 @@
 // The plain values that pass between a door (the gufunc, the bindings) and the engine.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <string>
 
-namespace npublas {
+#include "npublas/base/dtype.hpp"
+#include "npublas/base/matrix.hpp"
 
-enum class DType : std::uint8_t {
-  boolean, int8, uint8, int16, uint16, int32, uint32, int64, uint64,
-  float16, float32, float64, longdouble, complex64, complex128, clongdouble, object, other
-};
-inline constexpr int kDTypes = int(DType::other) + 1;
-const char* name_of(DType dtype);
+namespace npublas {
 
 // The settings of one call: small, copied, never global.
 enum class Device : std::uint8_t { automatic, npu, cpu };
@@ -26,34 +21,6 @@ struct Settings {
   Precision precision = Precision::float32;
   Float64 float64 = Float64::cpu;
   OnFallback on_fallback = OnFallback::allow;
-};
-
-/// One matrix, or a stack of them: byte strides, any sign, 0 where broadcast.
-struct View {
-  const void* data;
-  std::ptrdiff_t batch_stride;
-  std::ptrdiff_t row_stride;
-  std::ptrdiff_t column_stride;
-};
-struct MutableView {
-  void* data;
-  std::ptrdiff_t batch_stride;
-  std::ptrdiff_t row_stride;
-  std::ptrdiff_t column_stride;
-};
-
-/// `batch` independent products C[m×n] = A[m×k] · B[k×n].
-struct Shape {
-  std::int64_t batch, m, k, n;
-  double flops() const { return 2.0 * double(batch) * double(m) * double(k) * double(n); }
-};
-
-struct Product {
-  DType in;   ///< of A and B
-  DType out;  ///< of C: `in`, or int32 for int8 operands
-  Shape shape;
-  View a, b;
-  MutableView c;
 };
 
 /// Why a product runs where it runs. `text_of` says it in words; counters are kept by it.

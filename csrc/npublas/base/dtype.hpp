@@ -1,0 +1,24 @@
+// # Element types
+// NumPy's element types as npublas sees them: a few that the NPU can take, and names for the rest.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace npublas {
+
+enum class DType : std::uint8_t {
+  boolean, int8, uint8, int16, uint16, int32, uint32, int64, uint64,
+  float16, float32, float64, longdouble, complex64, complex128, clongdouble, object, other
+};
+inline constexpr int kDTypes = int(DType::other) + 1;
+
+constexpr const char* name_of(DType dtype) {
+  constexpr const char* names[kDTypes] = {
+      "bool",    "int8",    "uint8",   "int16",      "uint16",    "int32",
+      "uint32",  "int64",   "uint64",  "float16",    "float32",   "float64",
+      "longdouble", "complex64", "complex128", "clongdouble", "object", "other"};
+  return names[int(dtype)];
+}
+
+}  // namespace npublas

@@ -1,0 +1,45 @@
+#include "npublas/exec/device_lock.hpp"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <thread>
+
+namespace npublas::exec {
+namespace {
+constexpr std::chrono::microseconds kLongestPause{5000};
+}  // namespace
+
+DeviceLock::DeviceLock(const std::string& path) {
+  if (path.empty()) return;
+  // Readable by everybody who may use the NPU, so that users can lock each other out.
+  file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+  if (file_ < 0) file_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (file_ < 0) problem_ = "can't open " + path + ": " + std::strerror(errno);
+}
+
+DeviceLock::~DeviceLock() {
+  if (file_ >= 0) ::close(file_);
+}
+
+bool DeviceLock::acquire(std::chrono::milliseconds patience) {
+  if (file_ < 0) return true;
+  // flock can't wait with a limit, so ask again at growing intervals.
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  for (auto pause = std::chrono::microseconds(100);; pause = std::min(2 * pause, kLongestPause)) {
+    if (::flock(file_, LOCK_EX | LOCK_NB) == 0) return true;
+    if (errno != EWOULDBLOCK && errno != EINTR) return true;  // a file system without locks
+    if (std::chrono::steady_clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(pause);
+  }
+}
+
+void DeviceLock::release() {
+  if (file_ >= 0) ::flock(file_, LOCK_UN);
+}
+
+}  // namespace npublas::exec

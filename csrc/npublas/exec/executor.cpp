@@ -1,0 +1,304 @@
+#include "npublas/exec/executor.hpp"
+
+#include <algorithm>
+#include <optional>
+#include <string>
+
+#include "npublas/base/error.hpp"
+#include "npublas/math/check.hpp"
+#include "npublas/math/pack.hpp"
+#include "npublas/math/unpack.hpp"
+
+namespace npublas::exec {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// Adds the time of its scope to a counter.
+class Timed {
+ public:
+  explicit Timed(std::atomic<std::uint64_t>& nanoseconds)
+      : nanoseconds_(nanoseconds), since_(Clock::now()) {}
+  ~Timed() {
+    const auto spent = std::chrono::nanoseconds(Clock::now() - since_).count();
+    nanoseconds_.fetch_add(std::uint64_t(spent), std::memory_order_relaxed);
+  }
+
+ private:
+  std::atomic<std::uint64_t>& nanoseconds_;
+  Clock::time_point since_;
+};
+
+device::Type type_of(Element element) {
+  return element == Element::int8 ? device::Type::int8 : device::Type::float16;
+}
+
+}  // namespace
+
+/// One product while it is being computed. Shared with the workers, so that it outlives a caller who
+/// has given up on one of them.
+struct Executor::Job {
+  Job(const Plan& p, const Product& q, bool flushes) : plan(p), product(q), flushes_subnormals(flushes) {}
+
+  const Plan plan;
+  const Product product;
+  const bool flushes_subnormals;
+
+  std::atomic<std::int64_t> next_block{0};
+  std::atomic<bool> stop{false};
+  std::atomic<bool> overflowed{false};
+  std::atomic<std::uint64_t> progress{0};  // counts finished runs, for the caller's patience
+
+  // The caller's memory may be touched while `access` is held shared and `abandoned` is false.
+  std::shared_mutex access;
+  bool abandoned = false;
+
+  std::mutex mutex;
+  std::condition_variable finished;
+  int working = 0;
+  Ended ended = Ended::done;
+  std::exception_ptr error;
+  int failed_core = 0;
+
+  void end(Ended why) {
+    const std::lock_guard lock(mutex);
+    if (ended == Ended::done) ended = why;
+    stop = true;
+  }
+};
+
+struct Executor::Worker {
+  std::mutex mutex;
+  std::condition_variable woken;
+  std::shared_ptr<Job> job;
+  bool quit = false;
+  std::thread thread;
+};
+
+namespace {
+
+/// The right to touch the caller's memory for the length of a scope; false once it was withdrawn.
+template <typename Job>
+class Access {
+ public:
+  explicit Access(Job& job) : lock_(job.access), granted_(!job.abandoned) {}
+  explicit operator bool() const { return granted_; }
+
+ private:
+  std::shared_lock<std::shared_mutex> lock_;
+  bool granted_;
+};
+
+}  // namespace
+
+Executor::Executor(std::shared_ptr<device::Runtime> runtime, const WindowLimits& limits, int cores,
+                   std::chrono::milliseconds patience)
+    : runtime_(std::move(runtime)),
+      window_(std::make_unique<Window>(runtime_, limits)),
+      patience_(patience) {
+  for (int core = 0; core < cores; ++core) {
+    workers_.push_back(std::make_unique<Worker>());
+    Worker& worker = *workers_.back();
+    worker.thread = std::thread([this, &worker, core] { serve(worker, core); });
+  }
+}
+
+Executor::~Executor() {
+  for (auto& worker : workers_) {
+    {
+      const std::lock_guard lock(worker->mutex);
+      worker->quit = true;
+    }
+    worker->woken.notify_one();
+    worker->thread.join();
+  }
+}
+
+Ending Executor::run(const Plan& plan, const Product& product, bool flushes_subnormals,
+                     int first_core) {
+  const auto job = std::make_shared<Job>(plan, product, flushes_subnormals);
+  job->working = plan.cores;
+  for (int i = 0; i < plan.cores; ++i) {
+    Worker& worker = *workers_[std::size_t((first_core + i) % cores())];
+    {
+      const std::lock_guard lock(worker.mutex);
+      worker.job = job;
+    }
+    worker.woken.notify_one();
+  }
+
+  std::unique_lock lock(job->mutex);
+  std::uint64_t seen = 0;
+  while (!job->finished.wait_for(lock, patience_, [&] { return job->working == 0; })) {
+    const std::uint64_t progress = job->progress;
+    if (progress != std::exchange(seen, progress)) continue;
+    // Nothing came back for too long. Let everybody who still moves leave, then lock out the rest.
+    job->stop = true;
+    lock.unlock();
+    const std::unique_lock exclusive(job->access);
+    job->abandoned = true;
+    stuck_ = true;
+    throw Error(ErrorKind::timeout,
+                "rknn_matmul_run did not come back within " +
+                    std::to_string(patience_.count()) +
+                    " ms. The NPU is left alone for the rest of this process; if it hangs for "
+                    "others too, reboot, and check that the driver is 0.9.8 or newer.");
+  }
+  if (job->error) {
+    failed_core_ = job->failed_core;
+    std::rethrow_exception(job->error);
+  }
+  return {.ended = job->ended, .overflowed = job->overflowed};
+}
+
+void Executor::serve(Worker& worker, int core) {
+  while (true) {
+    std::shared_ptr<Job> job;
+    {
+      std::unique_lock lock(worker.mutex);
+      worker.woken.wait(lock, [&] { return worker.quit || worker.job; });
+      if (worker.quit) return;
+      job = std::move(worker.job);
+    }
+    std::exception_ptr error;
+    try {
+      take_blocks(*job, core);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    const std::lock_guard lock(job->mutex);
+    if (error) {
+      if (!job->error) job->failed_core = core;
+      if (!job->error) job->error = error;
+      job->stop = true;
+    }
+    --job->working;
+    job->finished.notify_all();
+  }
+}
+
+void Executor::take_blocks(Job& job, int core) {
+  const std::int64_t blocks = job.plan.blocks();
+  while (!job.stop) {
+    const std::int64_t index = job.next_block.fetch_add(1);
+    if (index >= blocks) return;
+    multiply(job, job.plan.block(index), core);
+  }
+}
+
+void Executor::multiply(Job& job, const Block& block, int core) {
+  const Plan& plan = job.plan;
+  const Product& product = job.product;
+  const Shape& shape = product.shape;
+  const Element element = plan.element;
+  const std::int64_t tile_rows = plan.tile_rows, tile_depth = plan.tile_depth;
+  const bool floats = element == Element::float16;
+
+  const auto context = window_->context(
+      type_of(element), {int(tile_rows), int(tile_depth), int(plan.tile_columns)}, core);
+  const auto a = window_->memory(context->a_bytes());
+  const auto b = window_->memory(context->b_bytes());
+  const auto c = window_->memory(context->c_bytes());
+  std::vector<std::int32_t> row_exponents(std::size_t(tile_rows), 0);
+  std::vector<std::int32_t> column_exponents(std::size_t(plan.tile_columns), 0);
+  // float16 results are summed in float32 and rounded once, when the last partial sum is in.
+  std::vector<float> sums(product.out == DType::float16 ? std::size_t(block.rows * block.columns) : 0);
+
+  const auto target_at = [&](std::int64_t row, std::int64_t rows) -> Target {
+    if (!sums.empty())
+      return {.data = sums.data() + row * block.columns,
+              .row_stride = block.columns * std::ptrdiff_t(sizeof(float)),
+              .column_stride = sizeof(float),
+              .dtype = DType::float32,
+              .rows = rows,
+              .columns = block.columns};
+    return {.data = product.c.at(block.batch, block.row + row, block.column),
+            .row_stride = product.c.row_stride,
+            .column_stride = product.c.column_stride,
+            .dtype = product.out,
+            .rows = rows,
+            .columns = block.columns};
+  };
+  const auto acceptable = [&](const Packed& packed) {
+    if (!packed.finite) job.end(Ended::not_finite);
+    else if (packed.subnormal && job.flushes_subnormals) job.end(Ended::subnormal);
+    return !job.stop;
+  };
+
+  for (std::int64_t k = 0; k < shape.k; k += tile_depth) {
+    const std::int64_t depth = std::min(tile_depth, shape.k - k);
+    Packed packed_b;
+    {
+      const Timed timed(work_.pack_nanoseconds);
+      const Access access(job);
+      if (!access) return;
+      packed_b = pack_b({.data = product.b.at(block.batch, k, block.column),
+                         .lane_stride = product.b.column_stride,
+                         .depth_stride = product.b.row_stride,
+                         .dtype = product.in,
+                         .lanes = block.columns,
+                         .depth = depth},
+                        element, plan.tile_columns, tile_depth, b->data(), column_exponents.data());
+    }
+    if (!acceptable(packed_b)) return;
+    b->to_device();
+    work_.packed_bytes += context->b_bytes();
+
+    for (std::int64_t row = 0; row < block.rows; row += tile_rows) {
+      const std::int64_t rows = std::min(tile_rows, block.rows - row);
+      Packed packed_a;
+      {
+        const Timed timed(work_.pack_nanoseconds);
+        const Access access(job);
+        if (!access) return;
+        packed_a = pack_a({.data = product.a.at(block.batch, block.row + row, k),
+                           .lane_stride = product.a.row_stride,
+                           .depth_stride = product.a.column_stride,
+                           .dtype = product.in,
+                           .lanes = rows,
+                           .depth = depth},
+                          element, tile_rows, tile_depth, a->data(), row_exponents.data());
+      }
+      if (!acceptable(packed_a)) return;
+      a->to_device();
+      work_.packed_bytes += context->a_bytes();
+      {
+        const Timed timed(work_.run_nanoseconds);
+        context->bind(*a, *b, *c);
+        context->run();
+        c->from_device();
+      }
+      work_.runs += 1;
+      job.progress += 1;
+
+      Unpacked unpacked;
+      {
+        const Timed timed(work_.unpack_nanoseconds);
+        const Access access(job);
+        if (!access) return;
+        unpacked = unpack(c->data(), element, tile_rows, row_exponents.data(),
+                          column_exponents.data(), k > 0, target_at(row, rows));
+      }
+      work_.unpacked_bytes += context->c_bytes();
+      if (unpacked.zero && !packed_a.zero && !packed_b.zero &&
+          !product_is_zero(a->data(), b->data(), element, tile_rows, tile_depth, plan.tile_columns))
+        throw Error(ErrorKind::result,
+                    "rknn_matmul_run said success and returned zeros for a " +
+                        to_string(context->shape()) + " " + name_of(element) +
+                        " product that is not zero.");
+      if (floats && !unpacked.finite) return job.end(Ended::overflow);
+      if (job.stop) return;
+    }
+  }
+
+  if (!sums.empty()) {
+    const Access access(job);
+    if (!access) return;
+    if (round_to_half(sums.data(), block.rows, block.columns,
+                      product.c.at(block.batch, block.row, block.column), product.c.row_stride,
+                      product.c.column_stride))
+      job.overflowed = true;
+  }
+}
+
+}  // namespace npublas::exec

@@ -1,0 +1,146 @@
+#include "npublas/exec/window.hpp"
+
+#include <algorithm>
+#include <iterator>
+#include <string>
+
+#include "npublas/base/error.hpp"
+#include "npublas/base/integers.hpp"
+#include "npublas/math/plan.hpp"
+
+namespace npublas::exec {
+
+struct Window::Entry {
+  std::unique_ptr<device::Memory> memory;    // one of the two
+  std::unique_ptr<device::Context> context;
+  std::size_t bytes = 0;
+  int files = 0;
+  bool on_loan = true;
+};
+
+namespace {
+
+constexpr int kFilesOfContext = 2;
+
+std::string mebibytes(std::size_t bytes) {
+  return std::to_string((bytes + (1u << 20) - 1) >> 20) + " MiB";
+}
+
+}  // namespace
+
+Window::Window(std::shared_ptr<device::Runtime> runtime, const WindowLimits& limits)
+    : runtime_(std::move(runtime)), limits_(limits) {}
+
+// Contexts go first: what they have bound must outlive them.
+Window::~Window() {
+  entries_.remove_if([](const auto& entry) { return entry->context != nullptr; });
+}
+
+Window::Loan<device::Memory> Window::memory(std::size_t bytes) {
+  const std::size_t size = std::size_t(round_up(std::int64_t(std::max<std::size_t>(bytes, 1)),
+                                                std::int64_t(kPage)));
+  const std::lock_guard lock(mutex_);
+  // An idle buffer serves if it isn't wastefully large.
+  for (auto it = entries_.begin(); it != entries_.end(); ++it) {
+    Entry& entry = **it;
+    if (entry.memory && !entry.on_loan && entry.bytes >= size && entry.bytes <= 2 * size) {
+      entry.on_loan = true;
+      entries_.splice(entries_.begin(), entries_, it);
+      return {this, &entry, entry.memory.get()};
+    }
+  }
+  make_room(size, 1, 0);
+  auto entry = std::make_unique<Entry>();
+  entry->bytes = size;
+  entry->files = 1;
+  try {
+    entry->memory = std::make_unique<device::Memory>(runtime_, size);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::memory) throw;
+    while (evict_one()) {
+    }
+    entry->memory = std::make_unique<device::Memory>(runtime_, size);
+  }
+  ++usage_.memories;
+  ++usage_.memories_created;
+  Entry& admitted = admit(std::move(entry));
+  return {this, &admitted, admitted.memory.get()};
+}
+
+Window::Loan<device::Context> Window::context(device::Type type, const device::ContextShape& shape,
+                                              int core) {
+  const std::lock_guard lock(mutex_);
+  for (auto it = entries_.begin(); it != entries_.end(); ++it) {
+    Entry& entry = **it;
+    if (entry.context && !entry.on_loan && entry.context->type() == type &&
+        entry.context->core() == core && entry.context->shape() == shape) {
+      entry.on_loan = true;
+      entries_.splice(entries_.begin(), entries_, it);
+      return {this, &entry, entry.context.get()};
+    }
+  }
+  make_room(kContextBytes, kFilesOfContext, 1);
+  auto entry = std::make_unique<Entry>();
+  entry->bytes = kContextBytes;
+  entry->files = kFilesOfContext;
+  entry->context = std::make_unique<device::Context>(runtime_, type, shape, core);
+  ++usage_.contexts;
+  ++usage_.contexts_created;
+  Entry& admitted = admit(std::move(entry));
+  return {this, &admitted, admitted.context.get()};
+}
+
+Window::Entry& Window::admit(std::unique_ptr<Entry> entry) {
+  usage_.bytes += entry->bytes;
+  usage_.files += entry->files;
+  usage_.peak_bytes = std::max(usage_.peak_bytes, usage_.bytes);
+  entries_.push_front(std::move(entry));
+  return *entries_.front();
+}
+
+void Window::give_back(Entry* entry) {
+  const std::lock_guard lock(mutex_);
+  entry->on_loan = false;
+}
+
+bool Window::evict_one() {
+  for (auto it = entries_.rbegin(); it != entries_.rend(); ++it) {
+    Entry& entry = **it;
+    if (entry.on_loan) continue;
+    usage_.bytes -= entry.bytes;
+    usage_.files -= entry.files;
+    --(entry.context ? usage_.contexts : usage_.memories);
+    ++usage_.evictions;
+    entries_.erase(std::next(it).base());
+    return true;
+  }
+  return false;
+}
+
+void Window::make_room(std::size_t bytes, int files, int contexts) {
+  while (usage_.bytes + bytes > limits_.bytes || usage_.files + files > limits_.files ||
+         usage_.contexts + contexts > limits_.contexts) {
+    if (!evict_one())
+      throw Error(ErrorKind::memory,
+                  "no room for " + mebibytes(bytes) + " in the NPU window: " +
+                      mebibytes(usage_.bytes) + " of " + mebibytes(limits_.bytes) + ", " +
+                      std::to_string(usage_.files) + " of " + std::to_string(limits_.files) +
+                      " file descriptors and " + std::to_string(usage_.contexts) + " of " +
+                      std::to_string(limits_.contexts) +
+                      " contexts are in use. Raise memory_limit (NPUBLAS_MEMORY_LIMIT), or use "
+                      "fewer cores.");
+  }
+}
+
+void Window::clear() {
+  const std::lock_guard lock(mutex_);
+  while (evict_one()) {
+  }
+}
+
+WindowUsage Window::usage() const {
+  const std::lock_guard lock(mutex_);
+  return usage_;
+}
+
+}  // namespace npublas::exec

@@ -1,0 +1,71 @@
+#include "npublas/math/cost.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "npublas/base/integers.hpp"
+
+namespace npublas {
+namespace {
+
+// Published single-core peaks at 1 GHz, and the best share of them that anybody has shown.
+constexpr double kMacsPerSecond[kElements] = {1.024e12, 0.512e12};  // int8, float16
+constexpr double kEfficiency = 0.88;
+constexpr double kOnChipBytes = 320.0 * 1024;
+// The pessimistic column of the model: a first, untuned implementation on a default board.
+constexpr double kSlack = 3.5;
+constexpr double kPerRun = 100e-6;
+constexpr double kPerCall = 150e-6;
+constexpr double kNpuBytesPerSecond = 15e9;
+constexpr double kPackBytesPerSecond = 1e9;
+// Four A76 with OpenBLAS: 61 GFLOP/s of float64 HPL, twice that in float32; STREAM copy 20 GB/s.
+constexpr double kCpuFlops = 120e9;
+constexpr double kCpuBytesPerSecond = 20e9;
+
+double source_bytes(DType dtype) {
+  switch (dtype) {
+    case DType::int8:
+    case DType::uint8:
+      return 1;
+    case DType::float16:
+      return 2;
+    case DType::float64:
+      return 8;
+    default:
+      return 4;
+  }
+}
+
+}  // namespace
+
+Prediction predict(const Plan& plan, DType in, DType out) {
+  const double batch = double(plan.shape.batch), m = double(plan.shape.m);
+  const double k = double(plan.shape.k), n = double(plan.shape.n);
+  const double element = double(bytes_of(plan.element));
+  const double tiles = double(plan.depth_tiles()), runs = double(plan.runs());
+
+  const double rows = double(plan.tile_rows), columns = double(plan.tile_columns);
+  const double depth = double(plan.tile_depth);
+  const double resident = std::max(1.0, std::floor(kOnChipBytes / (depth * element)));
+  const double streamed = std::min(depth * columns * std::ceil(rows / resident) + rows * depth,
+                                   rows * depth * std::ceil(columns / resident) + depth * columns);
+  const double npu_bytes = runs * (streamed * element + 4 * rows * columns);
+  const double macs = runs * rows * depth * columns;
+  const double device =
+      std::ceil(runs / plan.cores) * kPerRun +
+      kSlack * std::max(macs / (plan.cores * kMacsPerSecond[int(plan.element)] * kEfficiency),
+                        npu_bytes / kNpuBytesPerSecond);
+
+  const double source = source_bytes(in);
+  const double times_a = double(ceil_div(plan.shape.n, plan.block_columns));
+  const double times_b = double(ceil_div(plan.shape.m, plan.block_rows));
+  const double host_bytes = batch * ((source + element) * (m * k * times_a + k * n * times_b) +
+                                     4 * m * n * (2 * tiles));
+  const double host = host_bytes / kPackBytesPerSecond;
+
+  const double cpu_bytes = batch * (source * (m * k + k * n) + source_bytes(out) * m * n);
+  return {.cpu_seconds = std::max(plan.shape.flops() / kCpuFlops, cpu_bytes / kCpuBytesPerSecond),
+          .npu_seconds = kPerCall + device + host};
+}
+
+}  // namespace npublas

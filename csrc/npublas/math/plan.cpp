@@ -1,0 +1,108 @@
+#include "npublas/math/plan.hpp"
+
+#include <algorithm>
+
+#include "npublas/base/integers.hpp"
+
+namespace npublas {
+namespace {
+
+// Where the chip is fast (the deeper a tile, the fewer rows stay on chip beside it; the shallower,
+// the more partial sums cross the memory): about 1024 for int8 and 512 to 1024 for float16.
+constexpr std::int64_t kBestDepth[kElements] = {2048, 1024};
+constexpr std::int64_t kBestRows = 512;
+constexpr std::int64_t kBestColumns = 1024;
+constexpr std::int64_t kNarrowest = 128;  // splitting N below this costs more than it spreads
+// Sums of a block that wait in float32 for their last K tile must stay in a few MiB.
+constexpr std::int64_t kBlockElements = std::int64_t(1) << 20;
+
+std::size_t pages(std::int64_t bytes) { return std::size_t(round_up(bytes, std::int64_t(kPage))); }
+
+}  // namespace
+
+std::int64_t Plan::blocks() const {
+  return shape.batch * ceil_div(shape.m, block_rows) * ceil_div(shape.n, block_columns);
+}
+
+Block Plan::block(std::int64_t index) const {
+  const std::int64_t down = ceil_div(shape.m, block_rows);
+  const std::int64_t across = ceil_div(shape.n, block_columns);
+  const std::int64_t row = index % down * block_rows;
+  const std::int64_t column = index / down % across * block_columns;
+  return {.batch = index / down / across,
+          .row = row,
+          .rows = std::min(block_rows, shape.m - row),
+          .column = column,
+          .columns = std::min(block_columns, shape.n - column)};
+}
+
+std::int64_t Plan::depth_tiles() const { return ceil_div(shape.k, tile_depth); }
+
+std::int64_t Plan::runs() const {
+  std::int64_t runs = 0;
+  for (std::int64_t row = 0; row < shape.m; row += block_rows)
+    runs += ceil_div(std::min(block_rows, shape.m - row), tile_rows);
+  return runs * depth_tiles() * ceil_div(shape.n, block_columns) * shape.batch;
+}
+
+std::size_t Plan::bytes_per_core() const {
+  const std::int64_t size = std::int64_t(bytes_of(element));
+  return pages(tile_rows * tile_depth * size) + pages(tile_depth * tile_columns * size) +
+         pages(tile_rows * tile_columns * 4) + kContextBytes;
+}
+
+std::int64_t depth_of_tiles(std::int64_t k, std::int64_t n, Element element,
+                            std::int64_t max_depth) {
+  (void)n;  // part of the promise, not yet of the rule
+  const std::int64_t most = std::min(kBestDepth[int(element)], max_depth / kDepthStep * kDepthStep);
+  // Equal tiles rather than a full one and a sliver; all of one depth, so that one context serves.
+  return round_up(ceil_div(k, ceil_div(k, most)), kDepthStep);
+}
+
+std::int64_t round_rows(std::int64_t rows) {
+  if (rows <= 1) return 1;
+  if (rows <= 16) return round_up(rows, 4);
+  if (rows <= 64) return round_up(rows, 16);
+  if (rows <= 256) return round_up(rows, 32);
+  return round_up(rows, 64);
+}
+
+std::optional<Plan> plan(const Shape& shape, Element element, const PlanLimits& limits) {
+  const std::int64_t most_rows = std::min(kBestRows, limits.max_rows / 4 * 4);
+  const std::int64_t most_columns =
+      std::min(kBestColumns, limits.max_columns / kColumnStep * kColumnStep);
+  Plan p{.shape = shape, .element = element, .cores = std::max(limits.cores, 1)};
+  p.tile_depth = depth_of_tiles(shape.k, shape.n, element, limits.max_depth);
+
+  // The fewest blocks that give every core one: split N first, then M; a stack has blocks anyway.
+  const std::int64_t wanted = ceil_div(p.cores, shape.batch);
+  const std::int64_t across = std::clamp<std::int64_t>(shape.n / kNarrowest, 1, wanted);
+  const std::int64_t down = std::clamp<std::int64_t>(shape.m / 4, 1, ceil_div(wanted, across));
+  p.tile_columns = std::min(round_up(ceil_div(shape.n, across), kColumnStep), most_columns);
+  const std::int64_t rows = ceil_div(shape.m, down);
+  p.tile_rows = std::min(round_rows(ceil_div(rows, ceil_div(rows, most_rows))), most_rows);
+
+  // Into the window: the larger side of C first, then fewer cores. The depth stays as it is.
+  while (p.bytes_per_core() * std::size_t(p.cores) > limits.window_bytes) {
+    if (p.tile_columns > kColumnStep && p.tile_columns >= p.tile_rows) {
+      p.tile_columns = round_up(p.tile_columns / 2, kColumnStep);
+    } else if (p.tile_rows > 4) {
+      p.tile_rows = round_up(p.tile_rows / 2, 4);
+    } else if (p.tile_columns > kColumnStep) {
+      p.tile_columns = round_up(p.tile_columns / 2, kColumnStep);
+    } else if (p.cores > 1) {
+      --p.cores;
+    } else {
+      return std::nullopt;
+    }
+  }
+
+  p.block_columns = std::min(p.tile_columns, shape.n);
+  const std::int64_t tallest = std::max(kBlockElements / p.tile_columns / p.tile_rows, std::int64_t(1));
+  p.block_rows = std::min(round_up(rows, p.tile_rows), tallest * p.tile_rows);
+  p.block_rows = std::min(p.block_rows, shape.m);
+  p.cores = int(std::min<std::int64_t>(p.cores, p.blocks()));
+  return p;
+}
+
+}  // namespace npublas
