@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -22,12 +23,12 @@ struct ContextShape {
 };
 std::string to_string(const ContextShape& shape);
 
-/// A buffer from rknn_create_mem. Belongs to the context that it was allocated through, but may be
-/// bound to any context of the runtime.
+/// A buffer from rknn_create_mem, allocated through the runtime's own small context, so that it
+/// may be bound to any context, and outlive all of them.
 class Memory {
  public:
   /// Throws Error(memory) if the runtime has none left.
-  Memory(std::shared_ptr<Runtime> runtime, abi::Context owner, std::size_t bytes);
+  Memory(std::shared_ptr<Runtime> runtime, std::size_t bytes);
   ~Memory();
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
@@ -39,11 +40,15 @@ class Memory {
   void to_device();
   void from_device();
   abi::TensorMem* handle() const { return memory_; }
+  /// Never used twice, as handles are: a context knows by it what is bound.
+  std::uint64_t id() const { return id_; }
 
  private:
+  void sync(abi::MemSync direction);
+
   std::shared_ptr<Runtime> runtime_;
-  abi::Context owner_;
   abi::TensorMem* memory_;
+  std::uint64_t id_;
 };
 
 /// A matmul context: native B, quant type 0, IOMMU domain 0; native A and C.
@@ -51,7 +56,7 @@ class Memory {
 /// surfaces that it reports), k and n multiples of the chip's steps and within its limits.
 class Context {
  public:
-  /// Call it on a thread of its own: create sets the calling thread's nice value to -19.
+  /// Creates it on a short-lived thread of its own: create sets the calling thread's nice to -19.
   Context(std::shared_ptr<Runtime> runtime, Type type, const ContextShape& shape, int core);
   ~Context();
   Context(const Context&) = delete;
@@ -85,9 +90,9 @@ class Context {
   bool pinned_ = true;
   abi::Context context_ = 0;
   abi::IoAttr io_{};
-  abi::TensorMem* bound_a_ = nullptr;
-  abi::TensorMem* bound_b_ = nullptr;
-  abi::TensorMem* bound_c_ = nullptr;
+  std::uint64_t bound_a_ = 0;  // Memory::id, 0 if nothing is bound
+  std::uint64_t bound_b_ = 0;
+  std::uint64_t bound_c_ = 0;
 };
 
 }  // namespace npublas::device

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "npublas/base/error.hpp"
 #include "npublas/device/abi.hpp"
 
 namespace npublas::device {
@@ -21,8 +22,12 @@ struct Version {
   int patch = 0;
   auto operator<=>(const Version&) const = default;
 };
+/// All zero if `text` holds no version.
 Version parse_version(const std::string& text);
 std::string to_string(const Version& version);
+/// What a library file says of itself, without loading it: the text after "librknnrt version: ", e.g.
+/// "2.3.2 (429f97ae6b@2025-04-09T09:09:27)"; empty if it says nothing or cannot be read.
+std::string version_text_in(const std::string& path);
 
 /// The table of limits of a chip; only RK3588 is filled.
 struct Chip {
@@ -36,6 +41,8 @@ struct Chip {
 };
 /// The chip that a device tree's `compatible` names (strings separated by NUL), nullptr if unknown.
 const Chip* chip_from_device_tree(const std::string& compatible);
+/// The Rockchip SoC that it names, e.g. "rk3576"; empty if it names none.
+std::string soc_from_device_tree(const std::string& compatible);
 const Chip& rk3588();
 
 /// The symbols of the library, null where it has none.
@@ -57,16 +64,25 @@ struct Quirks {
   int max_depth_float16 = 0;
   bool serialise_with_run = false;  ///< driver before 0.9.8: no create/alloc/bind while a run is on
   bool unsupported = false;    ///< older than 1.6.0, loaded under NPUBLAS_UNSUPPORTED_RUNTIME=1
-  bool untested = false;       ///< newer than what is known, or of no known version: tried with caution
-  std::string known_bad;       ///< why this version must not be used; empty if it may
+  bool untested = false;  ///< runtime or driver newer than what is known, or of no known version
+  std::string known_bad;  ///< why this version must not be used; empty if it may
+};
+/// What a runtime's version means; `unsupported` is set for versions before 1.6.0.
+Quirks quirks_of(const Version& version);
+
+/// Where `load` looks. The defaults are the machine; tests look elsewhere.
+struct Surroundings {
+  std::vector<std::string> candidates;  ///< the usual places of librknnrt.so, in order
+  std::string device_tree = "/proc/device-tree/compatible";
+  Surroundings();
 };
 
 class Runtime {
  public:
   /// `which` is "auto" (NPUBLAS_RUNTIME, then the usual places; a library that calls itself a
   /// simulator is refused wherever it is found), "simulator" (the one beside libnpublas.so) or a path.
-  /// Throws Error(unavailable) that names the one cause and its cure.
-  static std::shared_ptr<Runtime> load(const std::string& which);
+  /// Throws Error(unavailable) that names the one cause and its cure. Talks to no device.
+  static std::shared_ptr<Runtime> load(const std::string& which, const Surroundings& around = {});
   ~Runtime();
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
@@ -85,8 +101,15 @@ class Runtime {
   std::string fingerprint() const;
   const Functions& call() const { return functions_; }
 
-  /// Asks a live context for the versions of library and driver, and sharpens the quirks.
-  void learn_driver(abi::Context context);
+  /// The context that every Memory is allocated through: the smallest there is, made on first use
+  /// and destroyed with the runtime, so that a memory never outlives the context it belongs to
+  /// (freeing one through a destroyed context is a SIGSEGV). Throws Error if it can't be made: this
+  /// is the first call that needs a device.
+  abi::Context allocator();
+
+  /// Asks a live context for the versions of library and driver, and sharpens the quirks. Throws
+  /// Error(unavailable) for a driver that is too old. Once per runtime, before other threads use it.
+  void learn_driver();
 
   /// Held exclusively around create, destroy, alloc, free and bind (nobody documents them as
   /// thread-safe); held shared around run where `quirks().serialise_with_run`.
@@ -101,6 +124,8 @@ class Runtime {
   const Chip* chip_ = nullptr;
   Functions functions_;
   std::shared_mutex management_;
+  std::mutex allocator_mutex_;
+  abi::Context allocator_ = 0;
 };
 
 /// The places that "auto" looks at, in order.
@@ -111,5 +136,7 @@ std::vector<std::string> candidate_paths();
 void check(int status, const char* call, const std::string& what);
 /// The same text without the throw.
 std::string describe(int status, const char* call, const std::string& what);
+/// The kind of error that a negative status is.
+ErrorKind kind_of(int status);
 
 }  // namespace npublas::device
