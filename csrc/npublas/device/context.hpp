@@ -65,7 +65,8 @@ class Context {
   Type type() const { return type_; }
   const ContextShape& shape() const { return shape_; }
   int core() const { return core_; }
-  /// False if the runtime refused the core mask; then the driver picks a core, and results are right.
+  /// False if the runtime refused the core mask; then the driver picks a core, and results are
+  /// right.
   bool pinned() const { return pinned_; }
   abi::Context handle() const { return context_; }
 
@@ -83,6 +84,10 @@ class Context {
   void unbind();
 
  private:
+  void create();
+  void bind_one(Memory& memory, abi::TensorAttr& attr, std::uint64_t& bound);
+  std::string description() const;
+
   std::shared_ptr<Runtime> runtime_;
   Type type_;
   ContextShape shape_;

@@ -25,19 +25,19 @@ struct Version {
 /// All zero if `text` holds no version.
 Version parse_version(const std::string& text);
 std::string to_string(const Version& version);
-/// What a library file says of itself, without loading it: the text after "librknnrt version: ", e.g.
-/// "2.3.2 (429f97ae6b@2025-04-09T09:09:27)"; empty if it says nothing or cannot be read.
+/// What a library file says of itself, without loading it: the text after "librknnrt version: ",
+/// e.g. "2.3.2 (429f97ae6b@2025-04-09T09:09:27)"; empty if it says nothing or cannot be read.
 std::string version_text_in(const std::string& path);
 
 /// The table of limits of a chip; only RK3588 is filled.
 struct Chip {
-  std::string name;          ///< "RK3588"
-  int cores;                 ///< NPU cores, each with a mask of its own: 1, 2, 4
-  int depth_step;            ///< K must be a multiple of this, every type
-  int column_step_int8;      ///< N must be a multiple of this
+  std::string name;      ///< "RK3588"
+  int cores;             ///< NPU cores, each with a mask of its own: 1, 2, 4
+  int depth_step;        ///< K must be a multiple of this, every type
+  int column_step_int8;  ///< N must be a multiple of this
   int column_step_float16;
-  int max_rows;              ///< M per context
-  int max_columns;           ///< N per context
+  int max_rows;     ///< M per context
+  int max_columns;  ///< N per context
 };
 /// The chip that a device tree's `compatible` names (strings separated by NUL), nullptr if unknown.
 const Chip* chip_from_device_tree(const std::string& compatible);
@@ -60,12 +60,12 @@ struct Functions {
 
 /// What the version (and the driver, once known) means for the core.
 struct Quirks {
-  int max_depth_int8 = 0;      ///< K that create accepts
+  int max_depth_int8 = 0;  ///< K that create accepts
   int max_depth_float16 = 0;
   bool serialise_with_run = false;  ///< driver before 0.9.8: no create/alloc/bind while a run is on
-  bool unsupported = false;    ///< older than 1.6.0, loaded under NPUBLAS_UNSUPPORTED_RUNTIME=1
-  bool untested = false;  ///< runtime or driver newer than what is known, or of no known version
-  std::string known_bad;  ///< why this version must not be used; empty if it may
+  bool unsupported = false;  ///< older than 1.6.0, loaded under NPUBLAS_UNSUPPORTED_RUNTIME=1
+  bool untested = false;     ///< runtime or driver newer than what is known, or of no known version
+  std::string known_bad;     ///< why this version must not be used; empty if it may
 };
 /// What a runtime's version means; `unsupported` is set for versions before 1.6.0.
 Quirks quirks_of(const Version& version);
@@ -80,8 +80,8 @@ struct Surroundings {
 class Runtime {
  public:
   /// `which` is "auto" (NPUBLAS_RUNTIME, then the usual places; a library that calls itself a
-  /// simulator is refused wherever it is found), "simulator" (the one beside libnpublas.so) or a path.
-  /// Throws Error(unavailable) that names the one cause and its cure. Talks to no device.
+  /// simulator is refused wherever it is found), "simulator" (the one beside libnpublas.so) or a
+  /// path. Throws Error(unavailable) that names the one cause and its cure. Talks to no device.
   static std::shared_ptr<Runtime> load(const std::string& which, const Surroundings& around = {});
   ~Runtime();
   Runtime(const Runtime&) = delete;
@@ -108,7 +108,8 @@ class Runtime {
   abi::Context allocator();
 
   /// Asks a live context for the versions of library and driver, and sharpens the quirks. Throws
-  /// Error(unavailable) for a driver that is too old. Once per runtime, before other threads use it.
+  /// Error(unavailable) for a driver that is too old. Once per runtime, before other threads use
+  /// it.
   void learn_driver();
 
   /// Held exclusively around create, destroy, alloc, free and bind (nobody documents them as
@@ -117,7 +118,9 @@ class Runtime {
 
  private:
   Runtime() = default;
-  void* handle_ = nullptr;
+  void open(const std::string& file);
+  void judge() const;
+
   std::string path_, version_text_, driver_text_;
   Version version_;
   Quirks quirks_;
@@ -126,6 +129,8 @@ class Runtime {
   std::shared_mutex management_;
   std::mutex allocator_mutex_;
   abi::Context allocator_ = 0;
+  bool automatic_ = false;          // found under "auto": may not be a simulator
+  bool allow_unsupported_ = false;  // NPUBLAS_UNSUPPORTED_RUNTIME=1
 };
 
 /// The places that "auto" looks at, in order.

@@ -1,0 +1,107 @@
+// # A runtime at work
+// The first call that needs a device is the creation of the allocator; everything that depends on
+// the driver is learnt through it.
+#include "npublas/device/runtime.hpp"
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <span>
+
+#include "npublas/base/sha256.hpp"
+#include "npublas/device/own_thread.hpp"
+
+namespace npublas::device {
+namespace {
+
+// The smallest context that every chip and every version takes.
+constexpr int kSmall = 32;
+
+// Up to 255 characters that may lack the terminating NUL.
+std::string text_in(const char (&field)[256]) {
+  return {field, std::find(field, field + sizeof field, '\0')};
+}
+
+}  // namespace
+
+Runtime::~Runtime() {
+  if (allocator_ != 0) functions_.matmul_destroy(allocator_);
+}
+
+abi::Context Runtime::allocator() {
+  const std::lock_guard once(allocator_mutex_);
+  if (allocator_ != 0) return allocator_;
+  abi::Context context = 0;
+  run_on_own_thread([&] {
+    abi::MatmulInfo info{};
+    abi::IoAttr io{};
+    info.m = info.k = info.n = kSmall;
+    info.type = abi::kInt8Int8ToInt32;
+    info.b_layout = abi::kNative;
+    info.ac_layout = abi::kNative;
+    const std::unique_lock exclusive(management_);
+    const int status = functions_.matmul_create(&context, &info, &io);
+    if (status != abi::kSuccess || context == 0) {
+      throw Error(ErrorKind::unavailable,
+                  "the NPU could not be opened: rknn_matmul_create(int8 32x32x32) by " + path_ +
+                      " (" + version_text_ + ") returned " + std::to_string(status) +
+                      ". Driver, device node or permission: `npublas info` names the cause.");
+    }
+  });
+  allocator_ = context;
+  return allocator_;
+}
+
+void Runtime::learn_driver() {
+  const abi::Context context = allocator();
+  abi::SdkVersion versions{};
+  int status = abi::kFail;
+  if (functions_.query != nullptr) {
+    const std::unique_lock exclusive(management_);
+    status = functions_.query(context, abi::kQuerySdkVersion, &versions, sizeof versions);
+  }
+  if (status == abi::kSuccess) {
+    // The library's own answer beats what was read in the file.
+    const std::string text = text_in(versions.api_version);
+    if (const Version version = parse_version(text); version != Version{}) {
+      if (version != version_) {
+        const Quirks read = quirks_;
+        quirks_ = quirks_of(version);
+        quirks_.untested = quirks_.untested || read.untested;
+        version_ = version;
+      }
+      // Keep the file's text where it says more (that it is a simulator, for one).
+      if (parse_version(version_text_) != version) version_text_ = text;
+    }
+    driver_text_ = text_in(versions.drv_version);
+  }
+  judge();
+
+  const Version driver = parse_version(driver_text_);
+  // 0.9.8 cured failures of several processes and domains; before it, allocating while another
+  // thread ran ended in submit failures and kernel panics. Unknown counts as old here.
+  quirks_.serialise_with_run = driver < Version{0, 9, 8};
+  if (driver == Version{} || driver > Version{0, 9, 8}) quirks_.untested = true;
+  if (driver != Version{} && driver < Version{0, 9, 6}) {
+    if (!allow_unsupported_) {
+      throw Error(ErrorKind::unavailable,
+                  "the NPU driver rknpu " + driver_text_ +
+                      " is too old: npublas needs 0.9.6, and 0.9.8 is recommended. It is part of "
+                      "the kernel: install a newer kernel or image of your board's vendor. "
+                      "NPUBLAS_UNSUPPORTED_RUNTIME=1 tries it all the same.");
+    }
+    quirks_.unsupported = true;
+  }
+}
+
+std::string Runtime::fingerprint() const {
+  std::ifstream file(path_, std::ios::binary);
+  const std::string bytes(std::istreambuf_iterator<char>(file), {});
+  if (!file || bytes.empty()) {
+    throw Error(ErrorKind::unavailable,
+                "the runtime's file " + path_ + " cannot be read any more.");
+  }
+  return sha256(std::as_bytes(std::span(bytes)));
+}
+
+}  // namespace npublas::device
