@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "npublas/base/error.hpp"
+#include "npublas/engine/trust.hpp"
 #include "npublas/exec/device_lock.hpp"
 #include "npublas/exec/executor.hpp"
 
@@ -15,10 +16,6 @@ namespace npublas {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-// After so many failed products in a row the device is left alone, for 1 s, then 2, 4, ... 64 s.
-constexpr int kFailuresTolerated = 3;
-constexpr int kLongestQuarantine = 6;  // 2^6 s
 
 /// What an open engine has. Freed in the reverse order.
 struct Engine {
@@ -34,42 +31,19 @@ struct State {
   std::mutex product;  // held by the one product that has the cores, and to open and close
   std::unique_ptr<Engine> engine;
   std::mutex reason_mutex;
-  std::string unavailable_because, last_failure;
+  std::string unavailable_because;
 };
 
 State* state = new State;  // never destroyed: workers may outlive main
 
-// What `decide` reads without a lock.
 std::atomic<EngineState> engine_state_{EngineState::closed};
-std::atomic<unsigned> types_off{0};       // a bit per Element
-std::atomic<int> failures{0};             // products in a row
-std::atomic<std::int64_t> quarantined_until{0};  // steady clock, nanoseconds
-
-void reset_trust() {
-  types_off = 0;
-  failures = 0;
-  quarantined_until = 0;
-}
 
 // The parent's threads and device handles mean nothing in a child, and its locks may be held.
 const int at_fork = ::pthread_atfork(nullptr, nullptr, [] {
   state = new State;
   engine_state_ = EngineState::closed;
-  reset_trust();
+  trust::restart_after_fork();
 });
-
-std::int64_t now() { return Clock::now().time_since_epoch().count(); }
-
-void note_failure(const std::string& what) {
-  {
-    const std::lock_guard lock(state->reason_mutex);
-    state->last_failure = what;
-  }
-  const int count = ++failures;
-  if (count < kFailuresTolerated) return;
-  const int doublings = std::min(count - kFailuresTolerated, kLongestQuarantine);
-  quarantined_until = now() + (std::int64_t(1'000'000'000) << doublings);
-}
 
 PlanLimits limits_of(const Engine* engine, Element element) {
   PlanLimits limits;
@@ -78,7 +52,6 @@ PlanLimits limits_of(const Engine* engine, Element element) {
   limits.max_rows = engine->runtime->chip().max_rows;
   limits.max_columns = engine->runtime->chip().max_columns;
   limits.max_depth = element == Element::int8 ? quirks.max_depth_int8 : quirks.max_depth_float16;
-  // The window also holds contexts and pages of other sizes while they are idle; those make room.
   limits.window_bytes = engine->options.memory_limit;
   limits.cores = engine->options.cores;
   return limits;
@@ -156,7 +129,7 @@ void open_engine(const EngineOptions& options) {
                                               " is locked); try again when it is done");
     engine->runtime->learn_driver();
     engine->options.cores = std::min(options.cores, engine->runtime->chip().cores);
-    reset_trust();
+    trust::reset();
     for (const Element element : {Element::int8, Element::float16}) {
       exec::Verdict& verdict = engine->verdicts[std::size_t(element)];
       verdict = {.right = true, .flushes_subnormals = false};
@@ -166,7 +139,7 @@ void open_engine(const EngineOptions& options) {
         verdict.problem = next.problem;
         verdict.flushes_subnormals |= next.flushes_subnormals && element == Element::float16;
       }
-      if (!verdict.right) types_off |= 1u << int(element);
+      if (!verdict.right) trust::turn_off(element);
     }
     engine->lock->release();
     engine->executor = std::make_unique<exec::Executor>(
@@ -188,7 +161,7 @@ void close_engine() {
                 "it is done");
   state->engine.reset();
   engine_state_ = EngineState::closed;
-  reset_trust();
+  trust::reset();
 }
 
 Outcome multiply(const Product& product, const Settings&) noexcept {
@@ -205,10 +178,10 @@ Outcome multiply(const Product& product, const Settings&) noexcept {
     const std::shared_ptr<void> unlock(nullptr, [&](void*) { engine->lock->release(); });
     try {
       outcome = run(*engine, product, *plan);
-      failures = 0;
+      trust::note_success();
     } catch (const Error& error) {
       outcome = {.reason = reason_of(error), .detail = error.what()};
-      note_failure(error.what());
+      trust::note_failure(error.what());
       if (engine->executor->stuck()) {
         // A thread still hangs in the driver: nothing of this engine can be freed any more.
         engine->lock->release();
@@ -225,66 +198,11 @@ Outcome multiply(const Product& product, const Settings&) noexcept {
   return outcome;
 }
 
-std::optional<Element> element_of(DType in) {
-  switch (in) {
-    case DType::int8:
-    case DType::uint8:
-      return Element::int8;
-    case DType::float16:
-    case DType::float32:
-    case DType::float64:
-      return Element::float16;
-    default:
-      return std::nullopt;
-  }
-}
-
 std::optional<Plan> plan_for(DType in, const Shape& shape) {
   const auto element = element_of(in);
   if (!element || shape.flops() == 0) return std::nullopt;
   const std::lock_guard lock(state->product);
   return plan(shape, *element, limits_of(state->engine.get(), *element));
-}
-
-bool may_gain(const Shape& shape) noexcept { return worth_predicting(shape); }
-
-Decision decide(const Settings& settings, DType in, DType out, const Shape& shape) noexcept {
-  const bool demanded = settings.device == Device::npu;
-  const auto cpu = [&](Reason reason, bool fallback) {
-    return Decision{.on_npu = false, .reason = reason, .fallback = fallback};
-  };
-  if (settings.device == Device::cpu) return cpu(Reason::device_cpu, false);
-  if (shape.batch == 0 || shape.m == 0 || shape.k == 0 || shape.n == 0)
-    return cpu(Reason::empty, false);
-  const auto element = element_of(in);
-  if (!element) return cpu(Reason::dtype, demanded);
-  if (in == DType::float64 && settings.float64 == Float64::cpu)
-    return cpu(Reason::float64, demanded);
-  if (in == DType::float32 || in == DType::float64) {
-    if (settings.precision == Precision::float32) return cpu(Reason::float32_accurate, demanded);
-    if (settings.precision == Precision::int8) return cpu(Reason::int8_precision, true);
-  }
-  Prediction predicted{};
-  if (!demanded) {
-    if (!may_gain(shape)) return cpu(Reason::small, false);
-    const auto plan = npublas::plan(shape, *element, PlanLimits{});
-    predicted = predict(*plan, in, out);
-    if (predicted.npu_seconds >= predicted.cpu_seconds)
-      return {false, Reason::small, false, predicted.cpu_seconds, predicted.npu_seconds};
-  }
-  Decision decision{true, Reason::npu, false, predicted.cpu_seconds, predicted.npu_seconds};
-  const auto refuse = [&](Reason reason, bool fallback) {
-    decision.on_npu = false;
-    decision.reason = reason;
-    decision.fallback = fallback;
-    return decision;
-  };
-  if (engine_state() == EngineState::unavailable) return refuse(Reason::no_npu, demanded);
-  if (types_off.load(std::memory_order_relaxed) >> int(*element) & 1u)
-    return refuse(Reason::type_off, true);
-  const std::int64_t until = quarantined_until.load(std::memory_order_relaxed);
-  if (until != 0 && now() < until) return refuse(Reason::quarantined, true);
-  return decision;
 }
 
 EngineStatus engine_status() {
@@ -304,10 +222,7 @@ EngineStatus engine_status() {
   for (int i = 0; i < kElements; ++i)
     status.type_problems[std::size_t(i)] = engine->verdicts[std::size_t(i)].problem;
   status.flushes_subnormals = engine->verdicts[int(Element::float16)].flushes_subnormals;
-  if (const std::int64_t until = quarantined_until; until != 0 && now() < until) {
-    const std::lock_guard reason_lock(state->reason_mutex);
-    status.quarantined_because = state->last_failure;
-  }
+  if (trust::quarantined()) status.quarantined_because = trust::last_failure();
   status.window = engine->executor->window().usage();
   const exec::Work& work = engine->executor->work();
   status.runs = work.runs;

@@ -1,0 +1,210 @@
+"""Explaining: the decision about one product, its reasons, and the plan it would run by."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from npublas import _config, _core, _engine, _ufuncs
+from npublas._table import html_table, mebibytes, si, text_table
+from npublas._types import Device, Precision
+
+_HEAD = ("", "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a product would be cut.
+
+    Attributes
+    ----------
+    element : str
+        What the NPU multiplies: ``"int8"`` or ``"float16"``.
+    tile : tuple of int
+        (rows, depth, columns) of one run of the runtime.
+    block : tuple of int
+        (rows, columns) of the result that one core computes before it takes the next block.
+    blocks, depth_tiles, runs : int
+        How many there are of them; partial sums over ``depth_tiles`` are added on the CPU.
+    cores : int
+        NPU cores that have something to do.
+    window_bytes : int
+        NPU memory that the product needs at a time.
+    """
+
+    element: str
+    tile: tuple[int, int, int]
+    block: tuple[int, int]
+    blocks: int
+    depth_tiles: int
+    runs: int
+    cores: int
+    window_bytes: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` returns.
+
+    Attributes
+    ----------
+    on_npu : bool
+        Where the product would run.
+    reason : str
+        Why there, and where it helps, how to have it otherwise.
+    fallback : bool
+        True if it was decided for, or demanded of, the NPU and can't run there.
+    shape : tuple of int
+        (batch, m, k, n).
+    dtypes : tuple of str
+        Of the loop: both operands after NumPy's promotion, and the result.
+    precision, device : str
+        The settings that applied.
+    cpu_seconds, npu_seconds : float
+        Predicted, from published figures of other boards; 0 where nothing was predicted.
+    plan : Plan or None
+        The tile plan; None if the NPU can't take the operands.
+    simulated : bool
+        True if the NPU is the simulator.
+    """
+
+    on_npu: bool
+    reason: str
+    fallback: bool
+    shape: tuple[int, int, int, int]
+    dtypes: tuple[str, str, str]
+    precision: str
+    device: str
+    cpu_seconds: float
+    npu_seconds: float
+    plan: Plan | None
+    simulated: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the explanation as plain dicts, lists and numbers."""
+        return asdict(self)
+
+    def _rows(self) -> list[tuple[str, str]]:
+        batch, m, k, n = self.shape
+        stack = f"{batch} × " if batch != 1 else ""
+        npu = "the NPU (simulated)" if self.simulated else "the NPU"
+        reason = "demanded by device='npu'" if self.device == "npu" else "predicted to be faster"
+        rows = [
+            ("product", f"{stack}{m} × {k} × {n}, {', '.join(self.dtypes[:2])} -> {self.dtypes[2]}"),
+            ("settings", f"device={self.device!r}, precision={self.precision!r}"),
+            ("runs on", npu if self.on_npu else "the CPU"),
+            ("because", reason if self.on_npu else self.reason),
+        ]
+        if self.fallback:
+            rows.append(("fallback", "yes: it was meant for the NPU"))
+        if self.npu_seconds:
+            rows.append(
+                (
+                    "predicted",
+                    f"{si(self.npu_seconds, 's')} on an RK3588's NPU, "
+                    f"{si(self.cpu_seconds, 's')} on its CPU (from published figures)",
+                )
+            )
+        if self.plan:
+            plan = self.plan
+            rows += [
+                (
+                    "tiles",
+                    "{} × {} × {}".format(*plan.tile)
+                    + f" {plan.element}, {plan.runs} runs, K in {plan.depth_tiles}",
+                ),
+                (
+                    "blocks",
+                    "{} of {} × {}".format(plan.blocks, *plan.block) + f" on {plan.cores} cores",
+                ),
+                ("memory", f"{mebibytes(plan.window_bytes)} of the window at a time"),
+            ]
+        return rows
+
+    def __repr__(self) -> str:
+        lines = text_table(_HEAD, self._rows()).splitlines()[2:]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return html_table("npublas.explain", _HEAD, self._rows())
+
+
+def explain(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    precision: Precision | None = None,
+    device: Device | None = None,
+) -> Explanation:
+    """Say where ``npublas.matmul(a, b)`` would run, why, and how it would be cut.
+
+    The decision is the one that `matmul` itself would make now; nothing is multiplied. The engine is
+    opened if the decision depends on it.
+
+    Parameters
+    ----------
+    a, b : array_like
+        The operands.
+    dtype : dtype, optional
+        As in `matmul`; ``np.int32`` keeps int8 operands as they are.
+    precision, device : optional
+        As in `matmul`; the current settings otherwise.
+
+    Returns
+    -------
+    Explanation
+        With a table as its ``repr`` and a ``to_dict`` method.
+
+    Raises
+    ------
+    ValueError, TypeError
+        NumPy's own, for operands that can't be multiplied.
+
+    Examples
+    --------
+    >>> import numpy as np, npublas
+    >>> print(npublas.explain(np.ones((8, 8)), np.ones((8, 8))).reason)
+    operands are float64: use astype(float32) or float64="float32"
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    # NumPy checks the shapes and the types on operands of the same shape that take no memory.
+    hollow = [np.broadcast_to(np.zeros((), x.dtype), x.shape) for x in (a, b)]
+    out_shape = _core_shapes(*hollow)
+    loop = _ufuncs.matmul.resolve_dtypes((a.dtype, b.dtype, None), signature=_signature(dtype))
+    m = a.shape[-2] if a.ndim > 1 else 1
+    n = b.shape[-1] if b.ndim > 1 else 1
+    batch = 1
+    for length in out_shape:
+        batch *= length
+    settings = _config.packed(precision=precision, device=device)
+    arguments = (settings, loop[0].name, loop[2].name, batch, m, a.shape[-1], n)
+    decision = _core.decide(*arguments)
+    if decision["on_npu"] and _core.engine_state() == "closed":
+        _engine.open_engine()
+        decision = _core.decide(*arguments)
+    plan = decision.pop("plan")
+    names = _config.unpacked(settings)
+    return Explanation(
+        shape=(batch, m, a.shape[-1], n),
+        dtypes=(loop[0].name, loop[1].name, loop[2].name),
+        precision=names["precision"],
+        device=names["device"],
+        plan=Plan(**plan) if plan else None,
+        simulated=bool(_core.engine_status()["simulated"]),
+        **decision,
+    )
+
+
+def _signature(dtype: npt.DTypeLike | None) -> tuple[None, None, Any] | None:
+    return None if dtype is None else (None, None, np.dtype(dtype))
+
+
+def _core_shapes(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> tuple[int, ...]:
+    """Return the shape of the stack, or raise what NumPy raises for these shapes."""
+    if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+        np.matmul(a, b)  # raises
+    return np.broadcast_shapes(a.shape[:-2], b.shape[:-2])

@@ -1,0 +1,96 @@
+"""Opening the one engine of the process, and putting it to the test before it is trusted."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from npublas import _config, _core, _library, _memory, _verify
+from npublas._config import Config
+from npublas._environment import seconds
+from npublas.errors import NpuError
+
+_opening = threading.Lock()
+
+
+def open_engine() -> None:
+    """Open the engine, or leave it unavailable with the one cause and its cure.
+
+    Never raises for want of an NPU: whoever needs one reads `_core.engine_state`.
+    """
+    with _opening:
+        if _core.engine_state() in ("open", "unavailable"):
+            return
+        process = _config.get_config()
+        try:
+            _verify.survive(process.runtime)
+            _core.open_engine(
+                runtime=process.runtime,
+                memory_limit=memory_limit(process),
+                cores=process.cores,
+                lock_file=lock_file(),
+                lock_patience_ms=_milliseconds("NPUBLAS_LOCK_TIMEOUT", 2.0),
+                run_patience_ms=_milliseconds("NPUBLAS_RUN_TIMEOUT", 20.0),
+            )
+        except NpuError as error:
+            _core.make_unavailable(_library.cause(process.runtime, str(error)))
+
+
+def close_engine() -> None:
+    """Free the NPU's memory and close the device.
+
+    The next product that wants the NPU opens it again, and looks anew for one that was missing.
+
+    Raises
+    ------
+    NpuError
+        While a product is under way.
+    """
+    _core.close_engine()
+
+
+def lock_file() -> str:
+    """Return the file whose lock keeps two processes from using the NPU at once.
+
+    ``NPUBLAS_LOCK_FILE`` names another one; empty means none.
+    """
+    chosen = os.environ.get("NPUBLAS_LOCK_FILE")
+    if chosen is not None:
+        return chosen
+    shared = Path("/run/lock")
+    folder = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+    return str(folder / "npublas.lock")
+
+
+def status() -> dict[str, Any]:
+    """Return the engine's state as plain values, for reports."""
+    return dict(_core.engine_status())
+
+
+def memory_limit(config: Config) -> int:
+    """Return the size of the window in bytes that a configuration asks for."""
+    limit = config.memory_limit
+    return limit if isinstance(limit, int) else _memory.default_limit()
+
+
+def _milliseconds(variable: str, default: float) -> int:
+    return round(1000 * seconds(variable, default))
+
+
+def _process_change(old: Config, new: Config) -> None:
+    close_engine()
+
+
+def _close_at_exit() -> None:
+    # A product that another thread still runs ends with the process.
+    with contextlib.suppress(NpuError):
+        _core.close_engine()
+
+
+atexit.register(_close_at_exit)
+_config.on_process_change(_process_change)

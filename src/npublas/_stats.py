@@ -1,0 +1,216 @@
+"""Counting: what ran where, how much, and why not on the NPU."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from npublas import _core
+from npublas._table import html_table, mebibytes, si, text_table
+
+_HEAD = ("products", "flops", "fallbacks", "where", "type", "why")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What ran in one place."""
+
+    products: int
+    flops: float
+    seconds: float
+    """Wall clock, 0 for the CPU, whose products are not timed."""
+
+
+@dataclass(frozen=True)
+class ReasonCount:
+    """How often one reason decided, for one type of operands."""
+
+    on_npu: bool
+    text: str
+    dtype: str
+    products: int
+    fallbacks: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What `counters` returns.
+
+    Attributes
+    ----------
+    npu, cpu : Place
+        Products and floating-point operations (2·m·k·n each) in each place.
+    fallbacks : int
+        Products decided for, or demanded of, the NPU that could not run there.
+    reasons : tuple of ReasonCount
+        The same by reason and type of operands, most work first.
+    simulated : bool
+        True if the NPU's part ran on the simulator.
+    work : dict
+        The NPU's part in detail: runs of the runtime, bytes packed and unpacked, and the seconds
+        that the workers spent packing, running and unpacking, since the engine was opened.
+    """
+
+    npu: Place
+    cpu: Place
+    fallbacks: int
+    reasons: tuple[ReasonCount, ...]
+    simulated: bool
+    work: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counters as plain dicts, lists and numbers."""
+        return asdict(self)
+
+    @property
+    def _npu(self) -> str:
+        return "NPU (simulated)" if self.simulated else "NPU"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
+            (
+                f"{row.products:,}",
+                si(row.flops, "flop"),
+                f"{row.fallbacks:,}" if row.fallbacks else "",
+                self._npu if row.on_npu else "CPU",
+                row.dtype,
+                row.text,
+            )
+            for row in self.reasons
+        ]
+
+    def _summary(self) -> str:
+        products = self.npu.products + self.cpu.products
+        if not products:
+            return "npublas: no products yet"
+        share = self.npu.flops / max(self.npu.flops + self.cpu.flops, 1.0)
+        return (
+            f"npublas: {self.npu.products:,} of {products:,} products, {share:.1%} of the flops, "
+            f"ran on the {self._npu}; {self.fallbacks:,} fallbacks"
+        )
+
+    def __repr__(self) -> str:
+        if not self.reasons:
+            return self._summary()
+        return f"{self._summary()}\n{text_table(_HEAD, self._rows(), wrap=60)}"
+
+    def _repr_html_(self) -> str:
+        return html_table(self._summary(), _HEAD, self._rows())
+
+
+def counters() -> Counters:
+    """Return what ran where since the start, or since `reset_counters`.
+
+    Returns
+    -------
+    Counters
+        With a table as its ``repr`` and a ``to_dict`` method.
+
+    Examples
+    --------
+    >>> import numpy as np, npublas
+    >>> npublas.reset_counters()
+    >>> _ = npublas.matmul(np.ones((2, 3)), np.ones((3, 4)))
+    >>> npublas.counters().cpu.products
+    1
+    """
+    rows = sorted(_core.counts(), key=lambda row: (-float(row["flops"]), str(row["dtype"])))
+
+    def place(on_npu: bool) -> Place:
+        mine = [row for row in rows if row["on_npu"] == on_npu]
+        return Place(
+            products=sum(row["products"] for row in mine),
+            flops=sum(row["flops"] for row in mine),
+            seconds=sum(row["seconds"] for row in mine) if on_npu else 0.0,
+        )
+
+    status = _core.engine_status()
+    return Counters(
+        npu=place(True),
+        cpu=place(False),
+        fallbacks=sum(row["fallbacks"] for row in rows),
+        reasons=tuple(
+            ReasonCount(
+                on_npu=row["on_npu"],
+                text=row["reason"],
+                dtype=row["dtype"],
+                products=row["products"],
+                fallbacks=row["fallbacks"],
+                flops=row["flops"],
+            )
+            for row in rows
+        ),
+        simulated=bool(status["simulated"]),
+        work=dict(status["work"]),
+    )
+
+
+def reset_counters() -> None:
+    """Set all of `counters` (but ``work``) to zero."""
+    _core.reset_counts()
+
+
+@dataclass(frozen=True)
+class MemoryInfo:
+    """What `memory_info` returns; sizes in bytes.
+
+    Attributes
+    ----------
+    limit : int
+        The window: what npublas allows itself of the NPU's memory. 0 while the engine is closed.
+    used, peak : int
+        What it holds now, in use or idle, and the most it ever held.
+    buffers, contexts, file_descriptors : int
+        What that is made of.
+    evictions : int
+        Buffers and contexts that were freed to make room.
+    simulated : bool
+    """
+
+    limit: int
+    used: int
+    peak: int
+    buffers: int
+    contexts: int
+    file_descriptors: int
+    evictions: int
+    simulated: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the sizes as a dict."""
+        return asdict(self)
+
+    def __repr__(self) -> str:
+        if not self.limit:
+            return "npublas: the engine is closed and holds no NPU memory"
+        simulated = " (simulated)" if self.simulated else ""
+        return (
+            f"npublas: {mebibytes(self.used)} of {mebibytes(self.limit)} of the NPU window"
+            f"{simulated} in {self.buffers} buffers and {self.contexts} contexts "
+            f"({self.file_descriptors} file descriptors); peak {mebibytes(self.peak)}, "
+            f"{self.evictions} evictions"
+        )
+
+
+def memory_info() -> MemoryInfo:
+    """Return what npublas holds of the NPU's memory.
+
+    Examples
+    --------
+    >>> import npublas
+    >>> npublas.memory_info().used >= 0
+    True
+    """
+    status = _core.engine_status()
+    window = status["window"]
+    return MemoryInfo(
+        limit=window["limit"] if status["state"] == "open" else 0,
+        used=window["bytes"],
+        peak=window["peak_bytes"],
+        buffers=window["memories"],
+        contexts=window["contexts"],
+        file_descriptors=window["files"],
+        evictions=window["evictions"],
+        simulated=bool(status["simulated"]),
+    )
