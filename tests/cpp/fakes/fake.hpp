@@ -10,9 +10,9 @@ namespace npublas::fake {
 struct Control {
   // What the next calls answer, until it is changed.
   int create_status = 0;
-  bool create_gives_null = false;    // success, and no context
-  int create_shifts_dim = -1;        // 0, 1, 2: report A, B, C with another first dimension
-  int create_adds_bytes = -1;        // 0, 1, 2: report A, B, C four bytes larger
+  bool create_gives_null = false;  // success, and no context
+  int create_shifts_dim = -1;      // 0, 1, 2: report A, B, C with another first dimension
+  int create_adds_bytes = -1;      // 0, 1, 2: report A, B, C four bytes larger
   int set_core_mask_status = 0;
   int set_io_mem_status = 0;
   int run_status = 0;
@@ -25,18 +25,18 @@ struct Control {
   const char* driver_version = "0.9.8";
 
   // What was called.
-  int contexts = 0;   // alive
-  int memories = 0;   // alive
+  int contexts = 0;  // alive
+  int memories = 0;  // alive
   int creates = 0;
   int binds = 0;
   int runs = 0;
   int syncs_to_device = 0;
   int syncs_from_device = 0;
   int last_mask = -1;
-  int nonzero_reserved_bytes = 0;     // in the infos that create got
+  int nonzero_reserved_bytes = 0;  // in the infos that create got
   bool freed_through_dead_context = false;
   bool created_on_a_thread_of_its_own = true;  // not on the thread that reset the control
-  bool overlapped = false;            // create, alloc, free or bind while a run was on
+  bool overlapped = false;                     // create, alloc, free or bind while a run was on
 };
 
 }  // namespace npublas::fake
