@@ -1,8 +1,8 @@
 #include "npublas/device/context.hpp"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
-#include <algorithm>
 #include <span>
 
 #include "npublas/device/own_thread.hpp"

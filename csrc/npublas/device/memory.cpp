@@ -41,11 +41,11 @@ Memory::Memory(std::shared_ptr<Runtime> runtime, std::size_t bytes)
                     "other programs that use the NPU.");
   }
   if (memory_->virt_addr == nullptr || memory_->size < bytes) {
-    const std::string got = mebibytes(memory_->size);
+    const std::string got =
+        mebibytes(memory_->size) + (memory_->virt_addr == nullptr ? " without an address" : "");
     runtime_->call().destroy_mem(owner, memory_);
-    throw Error(ErrorKind::memory, "rknn_create_mem(" + mebibytes(bytes) + ") gave a buffer of " +
-                                       got + (memory_->virt_addr ? "" : " without an address") +
-                                       ".");
+    throw Error(ErrorKind::memory,
+                "rknn_create_mem(" + mebibytes(bytes) + ") gave a buffer of " + got + ".");
   }
 }
 
