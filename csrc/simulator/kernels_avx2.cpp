@@ -1,0 +1,11 @@
+// Compiled with -mavx2 -mfma (a fused multiply-add changes nothing where every step is exact), and
+// empty on other machines.
+#if defined(__x86_64__)
+#include "kernels.ipp"
+
+namespace npublas::simulator {
+
+const Kernels kAvx2Kernels = kernels("avx2");
+
+}  // namespace npublas::simulator
+#endif
