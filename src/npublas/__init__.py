@@ -1,0 +1,65 @@
+"""NumPy's matrix product on the Rockchip RK3588 NPU.
+
+`npublas.matmul` is a drop-in for `numpy.matmul`: same rules, right numbers, on the NPU where that is
+faster, on the CPU where it isn't. Importing this package opens nothing, prints nothing, and patches
+nothing.
+
+>>> import numpy as np, npublas
+>>> npublas.matmul(np.eye(2), np.array([[1.0, 2.0], [3.0, 4.0]]))
+array([[1., 2.],
+       [3., 4.]])
+"""
+
+from npublas import _engine, _log, _ufuncs
+from npublas._config import Config, config_context, get_config, set_config, starts_verbose, wrap
+from npublas._decide import Explanation, Plan, explain
+from npublas._info import info, is_available, show_versions
+from npublas._matmul import ufunc as matmul
+from npublas._stats import Counters, MemoryInfo, counters, memory_info, reset_counters
+from npublas._version import __version__
+from npublas.errors import (
+    ConfigurationError,
+    FallbackError,
+    FallbackWarning,
+    NpuDeviceError,
+    NpuError,
+    NpuMemoryError,
+    NpuResultError,
+    NpuTimeoutError,
+    NpuUnavailableError,
+)
+
+__all__ = [
+    "Config",
+    "ConfigurationError",
+    "Counters",
+    "Explanation",
+    "FallbackError",
+    "FallbackWarning",
+    "MemoryInfo",
+    "NpuDeviceError",
+    "NpuError",
+    "NpuMemoryError",
+    "NpuResultError",
+    "NpuTimeoutError",
+    "NpuUnavailableError",
+    "Plan",
+    "__version__",
+    "config_context",
+    "counters",
+    "explain",
+    "get_config",
+    "info",
+    "is_available",
+    "matmul",
+    "memory_info",
+    "reset_counters",
+    "set_config",
+    "show_versions",
+    "wrap",
+]
+
+_ufuncs.set_hooks(
+    open_engine=_engine.open_engine, fallback=_log.fallback, product=_log.product
+)
+_log.set_verbose(starts_verbose)
