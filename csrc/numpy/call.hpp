@@ -1,0 +1,48 @@
+// # The settings of one call
+// They have three layers: the process's own (an atomic), what a `config_context` changed (a context
+// variable of Python), and what `precision=` and `device=` say. The callable reads them once, with
+// the interpreter's lock held, and leaves them here for the loops, which may run without it.
+//
+// A set of settings is packed into an int: bits 0-1 device, 2-3 precision, 4 float64, 5-6
+// on_fallback, each numbered as in the enumerations of `engine/product.hpp`. An override is
+// `mask << 8 | values`: the mask has the bits that it says something about.
+#pragma once
+
+#include <cstdint>
+
+#include "npublas/engine/product.hpp"
+#include "numpy_api.hpp"
+
+namespace npublas {
+
+inline constexpr int kDeviceShift = 0, kDeviceMask = 3 << kDeviceShift;
+inline constexpr int kPrecisionShift = 2, kPrecisionMask = 3 << kPrecisionShift;
+inline constexpr int kFloat64Shift = 4, kFloat64Mask = 1 << kFloat64Shift;
+inline constexpr int kOnFallbackShift = 5, kOnFallbackMask = 3 << kOnFallbackShift;
+inline constexpr int kSettingsMask = (1 << 7) - 1;
+inline constexpr int kOverrideShift = 8;
+
+Settings unpack(int settings);
+
+struct Call {
+  Settings settings;
+  bool known = false;     ///< `settings` hold; otherwise the loop has to read them itself
+  bool failed = false;    ///< an exception is set: what is left of the call does nothing
+  bool reported = false;  ///< a fallback was reported: once per call is enough
+};
+
+/// The call that this thread is in. NumPy runs the loops of a call on the caller's thread.
+Call& this_call();
+
+/// The settings that hold here and now, changed by `override`. Takes the interpreter's lock if it
+/// needs it; if Python fails it leaves the exception set and returns false.
+bool read_settings(int override, Settings* settings);
+
+/// Python's side: the process's settings, and the context variable with the overrides.
+void set_default_settings(int settings);
+/// From now on calls look at the context variable; before, nobody had anything to say in it.
+void watch_overrides();
+/// Makes the context variable. A new reference, or null with an exception set.
+PyObject* make_override_variable();
+
+}  // namespace npublas

@@ -1,0 +1,234 @@
+#include "gufunc.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "call.hpp"
+#include "loops.hpp"
+#include "report.hpp"
+
+namespace npublas {
+namespace {
+
+vectorcallfunc numpys_call = nullptr;  // how NumPy calls a ufunc
+
+struct Choice {
+  const char* name;
+  int value;
+};
+struct Setting {
+  const char* name;
+  int shift, mask;
+  std::vector<Choice> choices;
+  PyObject* interned = nullptr;
+};
+
+Setting settings_of_a_call[] = {
+    {"precision",
+     kPrecisionShift,
+     kPrecisionMask,
+     {{"float32", int(Precision::float32)},
+      {"float16", int(Precision::float16)},
+      {"int8", int(Precision::int8)}}},
+    {"device",
+     kDeviceShift,
+     kDeviceMask,
+     {{"auto", int(Device::automatic)}, {"npu", int(Device::npu)}, {"cpu", int(Device::cpu)}}},
+};
+
+/// The setting that the keyword `name` is, null if it is one of NumPy's.
+const Setting* setting_named(PyObject* name) {
+  for (const Setting& setting : settings_of_a_call) {
+    if (name == setting.interned) return &setting;
+  }
+  if (PyUnicode_CHECK_INTERNED(name)) return nullptr;
+  for (const Setting& setting : settings_of_a_call) {  // a name that was made at run time
+    if (PyUnicode_Compare(name, setting.interned) == 0) return &setting;
+  }
+  return nullptr;
+}
+
+/// Adds what `value` says about `setting` to `*override`; None says nothing.
+bool read_setting(const Setting& setting, PyObject* value, int* override) {
+  if (value == Py_None) return true;
+  for (const Choice& choice : setting.choices) {
+    if (PyUnicode_Check(value) && PyUnicode_CompareWithASCIIString(value, choice.name) == 0) {
+      *override |= (setting.mask << kOverrideShift) | (choice.value << setting.shift);
+      return true;
+    }
+  }
+  PyObject* const error = error_class("ConfigurationError");
+  if (!error) return false;
+  std::string names;
+  for (const Choice& choice : setting.choices) {
+    if (!names.empty()) names += &choice == &setting.choices.back() ? " or " : ", ";
+    names.append("'").append(choice.name).append("'");
+  }
+  PyErr_Format(error, "%s must be %s, not %R", setting.name, names.c_str(), value);
+  Py_DECREF(error);
+  return false;
+}
+
+/// Calls NumPy within the call's own settings, which nested calls neither see nor disturb.
+PyObject* call_numpy(int override, PyObject* self, PyObject* const* args, std::size_t count,
+                     PyObject* names) {
+  Call& call = this_call();
+  const Call outer = call;
+  call = {.known = true};
+  PyObject* result = nullptr;
+  if (read_settings(override, &call.settings)) result = numpys_call(self, args, count, names);
+  call = outer;
+  return result;
+}
+
+/// The rest of `call_matmul`, where a keyword is ours.
+PyObject* call_with_settings(PyObject* self, PyObject* const* args, std::size_t positional,
+                             PyObject* names) {
+  int override = 0;
+  std::vector<PyObject*> kept(args, args + positional);
+  std::vector<PyObject*> kept_names;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); ++i) {
+    PyObject* const name = PyTuple_GET_ITEM(names, i);
+    PyObject* const value = args[positional + std::size_t(i)];
+    if (const Setting* const setting = setting_named(name)) {
+      if (!read_setting(*setting, value, &override)) return nullptr;
+    } else {
+      kept.push_back(value);
+      kept_names.push_back(name);
+    }
+  }
+  PyObject* numpys_names = nullptr;
+  if (!kept_names.empty()) {
+    numpys_names = PyTuple_New(Py_ssize_t(kept_names.size()));
+    if (!numpys_names) return nullptr;
+    for (std::size_t i = 0; i < kept_names.size(); ++i) {
+      PyTuple_SET_ITEM(numpys_names, Py_ssize_t(i), Py_NewRef(kept_names[i]));
+    }
+  }
+  PyObject* const result = call_numpy(override, self, kept.data(), positional, numpys_names);
+  Py_XDECREF(numpys_names);
+  return result;
+}
+
+PyObject* call_matmul(PyObject* self, PyObject* const* args, std::size_t count, PyObject* names) {
+  if (names) {
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); ++i) {
+      if (setting_named(PyTuple_GET_ITEM(names, i))) {
+        return call_with_settings(self, args, std::size_t(PyVectorcall_NARGS(count)), names);
+      }
+    }
+  }
+  return call_numpy(0, self, args, count, names);
+}
+
+/// np.matmul. A new reference, or null with an exception set.
+PyUFuncObject* numpy_matmul() {
+  PyObject* const numpy = PyImport_ImportModule("numpy");
+  if (!numpy) return nullptr;
+  PyObject* const matmul = PyObject_GetAttrString(numpy, "matmul");
+  Py_DECREF(numpy);
+  if (matmul && !PyObject_TypeCheck(matmul, &PyUFunc_Type)) {
+    PyErr_SetString(PyExc_ImportError, "numpy.matmul is not a ufunc: another package replaced it");
+    Py_DECREF(matmul);
+    return nullptr;
+  }
+  return reinterpret_cast<PyUFuncObject*>(matmul);
+}
+
+/// The arrays that a ufunc points to and does not own.
+struct Tables {
+  std::deque<Loop> loops;
+  std::vector<PyUFuncGenericFunction> functions;
+  std::vector<void*> data;
+  std::vector<char> types;
+};
+
+Tables tables_like(const PyUFuncObject& numpy) {
+  Tables tables;
+  for (int i = 0; i < numpy.ntypes; ++i) {
+    const char* const types = numpy.types + i * numpy.nargs;
+    tables.loops.push_back({.in = dtype_of(types[0]),
+                            .out = dtype_of(types[2]),
+                            .numpy = {numpy.functions[i], numpy.data ? numpy.data[i] : nullptr}});
+    tables.functions.push_back(run_loop);
+    tables.data.push_back(&tables.loops.back());
+    tables.types.insert(tables.types.end(), types, types + numpy.nargs);
+  }
+  return tables;
+}
+
+/// Adds (int8, int8) -> int32, for which NumPy 2 has a public function, and 1.26 has none.
+bool add_int8_to_int32(PyObject* matmul) {
+  constexpr unsigned kNumpy2 = 0x12;  // the feature version of NumPy 2.0
+  if (PyArray_GetNDArrayCFeatureVersion() < kNumpy2) return true;
+  using AddLoopFromSpec = int (*)(PyObject*, PyArrayMethod_Spec*);
+  const auto add_loop = reinterpret_cast<AddLoopFromSpec>(PyUFunc_API[43]);
+
+  PyArray_Descr* const int8 = PyArray_DescrFromType(NPY_INT8);
+  PyArray_Descr* const int32 = PyArray_DescrFromType(NPY_INT32);
+  auto* const narrow = reinterpret_cast<PyArray_DTypeMeta*>(Py_TYPE(int8));
+  auto* const wide = reinterpret_cast<PyArray_DTypeMeta*>(Py_TYPE(int32));
+  PyArray_DTypeMeta* dtypes[] = {narrow, narrow, wide};
+  PyType_Slot slots[] = {{NPY_METH_strided_loop, reinterpret_cast<void*>(run_int8_to_int32)},
+                         {0, nullptr}};
+  PyArrayMethod_Spec spec{};
+  spec.name = "npublas_int8_to_int32";
+  spec.nin = 2;
+  spec.nout = 1;
+  spec.casting = NPY_NO_CASTING;
+  spec.flags = NPY_METH_NO_FLOATINGPOINT_ERRORS;
+  spec.dtypes = dtypes;
+  spec.slots = slots;
+  const int status = add_loop(matmul, &spec);
+  Py_DECREF(int8);
+  Py_DECREF(int32);
+  return status == 0;
+}
+
+/// Copies NumPy's rules, which its constructor of ufuncs has no arguments for.
+void copy_rules(const PyUFuncObject& numpy, PyUFuncObject* ours) {
+  ours->type_resolver = numpy.type_resolver;
+  // Without the output's flags, an `out=` that overlaps an operand gives wrong results.
+  std::copy(numpy.op_flags, numpy.op_flags + numpy.nargs, ours->op_flags);
+  ours->iter_flags = numpy.iter_flags;
+}
+
+}  // namespace
+
+PyObject* make_matmul(const char* doc) {
+  if (PyUFunc_Type.tp_vectorcall_offset != Py_ssize_t(offsetof(PyUFuncObject, vectorcall))) {
+    PyErr_SetString(PyExc_ImportError,
+                    "this NumPy calls ufuncs in a way that npublas doesn't know");
+    return nullptr;
+  }
+  for (Setting& setting : settings_of_a_call) {
+    setting.interned = PyUnicode_InternFromString(setting.name);
+    if (!setting.interned) return nullptr;
+  }
+  PyUFuncObject* const numpy = numpy_matmul();
+  if (!numpy) return nullptr;
+  static Tables tables = tables_like(*numpy);
+  for (const Loop& loop : tables.loops) {
+    if (loop.in == DType::float32) set_float32_loop(loop.numpy);
+  }
+  PyObject* const matmul = PyUFunc_FromFuncAndDataAndSignature(
+      tables.functions.data(), tables.data.data(), tables.types.data(), numpy->ntypes, numpy->nin,
+      numpy->nout, numpy->identity, "matmul", doc, 0, numpy->core_signature);
+  if (matmul) {
+    auto* const ours = reinterpret_cast<PyUFuncObject*>(matmul);
+    copy_rules(*numpy, ours);
+    numpys_call = ours->vectorcall;
+    ours->vectorcall = call_matmul;
+  }
+  Py_DECREF(numpy);
+  if (matmul && !add_int8_to_int32(matmul)) {
+    Py_DECREF(matmul);
+    return nullptr;
+  }
+  return matmul;
+}
+
+}  // namespace npublas

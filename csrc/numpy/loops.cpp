@@ -1,0 +1,222 @@
+#include "loops.hpp"
+
+#include <chrono>
+
+#include "call.hpp"
+#include "flags.hpp"
+#include "gil.hpp"
+#include "npublas/engine/engine.hpp"
+#include "report.hpp"
+
+namespace npublas {
+namespace {
+
+NumpyLoop float32_loop;
+
+// What NumPy hands a loop: pointers, (batch, m, k, n), and strides in bytes.
+struct Arguments {
+  char** args;
+  const npy_intp* dims;
+  const npy_intp* steps;
+};
+
+Product product_of(const Loop& loop, const Arguments& at) {
+  const auto [args, dims, steps] = at;
+  return {.in = loop.in,
+          .out = loop.out,
+          .shape = {dims[0], dims[1], dims[2], dims[3]},
+          .a = {args[0], steps[0], steps[3], steps[4]},
+          .b = {args[1], steps[1], steps[5], steps[6]},
+          .c = {args[2], steps[2], steps[7], steps[8]}};
+}
+
+double now() {
+  using namespace std::chrono;
+  return duration<double>(steady_clock::now().time_since_epoch()).count();
+}
+
+/// The specification, and the way for what is too small for blocks.
+void multiply_int8_to_int32(const Product& product) {
+  const auto& [in, out, shape, a, b, c] = product;
+  for (std::int64_t item = 0; item < shape.batch; ++item) {
+    for (std::int64_t row = 0; row < shape.m; ++row) {
+      for (std::int64_t column = 0; column < shape.n; ++column) {
+        const char* left =
+            static_cast<const char*>(a.data) + item * a.batch_stride + row * a.row_stride;
+        const char* right =
+            static_cast<const char*>(b.data) + item * b.batch_stride + column * b.column_stride;
+        std::uint32_t sum = 0;  // wraps, as NumPy's int32 does
+        for (std::int64_t i = 0; i < shape.k; ++i) {
+          sum += std::uint32_t(*reinterpret_cast<const std::int8_t*>(left) *
+                               *reinterpret_cast<const std::int8_t*>(right));
+          left += a.column_stride;
+          right += b.row_stride;
+        }
+        *reinterpret_cast<std::int32_t*>(static_cast<char*>(c.data) + item * c.batch_stride +
+                                         row * c.row_stride + column * c.column_stride) =
+            std::int32_t(sum);
+      }
+    }
+  }
+}
+
+void multiply_on_cpu(const Loop& loop, const Product& product, const Arguments& at) {
+  // Letting go of the lock and taking it again costs about 0.1 us, this much work at least 5 us.
+  constexpr double kWorthReleasing = 1 << 20;
+  const GilReleased released(loop.in != DType::object && loop.in != DType::other &&
+                             product.shape.flops() >= kWorthReleasing);
+  if (worth_blocks(loop.in, product.shape) && multiply_in_blocks(product, float32_loop)) return;
+  if (!loop.numpy.function) return multiply_int8_to_int32(product);
+  loop.numpy(at.args, at.dims, at.steps);
+}
+
+/// What the NPU made of a product. With `failed`, an exception is set.
+struct Attempt {
+  bool done = false;
+  bool failed = false;
+  Reason reason = Reason::npu;
+  bool fallback = false;
+  std::string detail;
+  double seconds = 0;
+};
+
+Attempt try_npu(const Product& product, const Settings& settings) {
+  Decision decision = decide(settings, product.in, product.out, product.shape);
+  if (decision.on_npu) {
+    const EngineState state = engine_state();
+    if (state == EngineState::closed || state == EngineState::opening) {
+      if (!open_engine()) return {.failed = true};
+      decision = decide(settings, product.in, product.out, product.shape);
+    }
+  }
+  if (!decision.on_npu) {
+    if (decision.reason == Reason::no_npu && settings.device == Device::npu) {
+      return {.failed = !raise_unavailable()};
+    }
+    return {.reason = decision.reason, .fallback = decision.fallback};
+  }
+  FlagsKept flags;
+  const GilReleased released(true);
+  Outcome outcome = multiply(product, settings);
+  if (outcome.reason == Reason::npu && outcome.overflowed) flags.raise(FE_OVERFLOW);
+  return {.done = outcome.reason == Reason::npu,
+          .reason = outcome.reason,
+          .fallback = outcome.reason != Reason::npu,
+          .detail = std::move(outcome.detail),
+          .seconds = outcome.seconds};
+}
+
+/// Decides, multiplies and counts; false if an exception is set.
+bool run_considered(const Loop& loop, const Product& product, const Arguments& at,
+                    const Settings& settings, Call& call) {
+  Attempt attempt = try_npu(product, settings);
+  if (attempt.failed) return false;
+  if (attempt.fallback && !call.reported) {
+    call.reported = true;
+    if (!report_fallback(attempt.reason, loop.in, attempt.detail, settings.on_fallback)) {
+      return false;
+    }
+  }
+  if (!attempt.done) {
+    const double start = now();
+    multiply_on_cpu(loop, product, at);
+    attempt.seconds = now() - start;
+  }
+  count(loop.in, product.shape, attempt.reason, attempt.fallback, attempt.seconds);
+  return !is_verbose() || report_product(loop.in, product.shape, attempt.reason, attempt.seconds);
+}
+
+/// The reason of a product that is too small to be considered; the type's own reason comes first.
+Reason reason_of_small(DType in) {
+  switch (in) {
+    case DType::int8:
+    case DType::uint8:
+    case DType::float16:
+    case DType::float32:
+      return Reason::small;
+    case DType::float64:
+      return Reason::float64;
+    default:
+      return Reason::dtype;
+  }
+}
+
+bool run(const Loop& loop, const Arguments& at) {
+  Call& call = this_call();
+  if (call.failed) return false;
+  const Product product = product_of(loop, at);
+  Settings settings = call.settings;
+  if (!call.known && !read_settings(0, &settings)) return false;
+
+  if (settings.device != Device::npu && !may_gain(product.shape) && !is_verbose()) {
+    multiply_on_cpu(loop, product, at);
+    count(loop.in, product.shape,
+          settings.device == Device::cpu ? Reason::device_cpu : reason_of_small(loop.in), false, 0);
+    return true;
+  }
+  const bool done = run_considered(loop, product, at, settings, call);
+  if (call.known) call.failed = !done;
+  return done;
+}
+
+}  // namespace
+
+DType dtype_of(int type) {
+  switch (type) {
+    case NPY_BOOL:
+      return DType::boolean;
+    case NPY_BYTE:
+      return DType::int8;
+    case NPY_UBYTE:
+      return DType::uint8;
+    case NPY_SHORT:
+      return DType::int16;
+    case NPY_USHORT:
+      return DType::uint16;
+    case NPY_INT:
+      return DType::int32;
+    case NPY_UINT:
+      return DType::uint32;
+    case NPY_LONG:
+      return sizeof(long) == 8 ? DType::int64 : DType::int32;
+    case NPY_ULONG:
+      return sizeof(long) == 8 ? DType::uint64 : DType::uint32;
+    case NPY_LONGLONG:
+      return DType::int64;
+    case NPY_ULONGLONG:
+      return DType::uint64;
+    case NPY_HALF:
+      return DType::float16;
+    case NPY_FLOAT:
+      return DType::float32;
+    case NPY_DOUBLE:
+      return DType::float64;
+    case NPY_LONGDOUBLE:
+      return DType::longdouble;
+    case NPY_CFLOAT:
+      return DType::complex64;
+    case NPY_CDOUBLE:
+      return DType::complex128;
+    case NPY_CLONGDOUBLE:
+      return DType::clongdouble;
+    case NPY_OBJECT:
+      return DType::object;
+    default:
+      return DType::other;
+  }
+}
+
+void set_float32_loop(const NumpyLoop& loop) { float32_loop = loop; }
+
+void run_loop(char** args, const npy_intp* dims, const npy_intp* steps, void* loop) {
+  run(*static_cast<const Loop*>(loop), {args, dims, steps});
+}
+
+int run_int8_to_int32(PyArrayMethod_Context*, char* const* args, const npy_intp* dims,
+                      const npy_intp* steps, NpyAuxData*) {
+  static constexpr Loop loop{.in = DType::int8, .out = DType::int32, .numpy = {}};
+  char* own[3] = {args[0], args[1], args[2]};
+  return run(loop, {own, dims, steps}) ? 0 : -1;
+}
+
+}  // namespace npublas

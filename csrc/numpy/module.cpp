@@ -1,0 +1,70 @@
+// # npublas._ufuncs
+// The module: the ufunc, and what Python tells the loops. See `_ufuncs.pyi`.
+#define NPUBLAS_IMPORTS_NUMPY
+#include "call.hpp"
+#include "docstring.hpp"
+#include "gufunc.hpp"
+#include "numpy_api.hpp"
+#include "report.hpp"
+
+namespace {
+
+PyObject* set_hooks(PyObject*, PyObject* args, PyObject* keywords) {
+  static const char* names[] = {"open_engine", "fallback", "product", nullptr};
+  PyObject *open_engine = Py_None, *fallback = Py_None, *product = Py_None;
+  if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$OOO", const_cast<char**>(names), &open_engine,
+                                   &fallback, &product)) {
+    return nullptr;
+  }
+  npublas::set_hooks(open_engine, fallback, product);
+  Py_RETURN_NONE;
+}
+
+PyObject* set_default_settings(PyObject*, PyObject* settings) {
+  const long packed = PyLong_AsLong(settings);
+  if (packed == -1 && PyErr_Occurred()) return nullptr;
+  npublas::set_default_settings(int(packed));
+  Py_RETURN_NONE;
+}
+
+PyObject* watch_overrides(PyObject*, PyObject*) {
+  npublas::watch_overrides();
+  Py_RETURN_NONE;
+}
+
+PyObject* set_verbose(PyObject*, PyObject* verbose) {
+  const int on = PyObject_IsTrue(verbose);
+  if (on < 0) return nullptr;
+  npublas::set_verbose(on);
+  Py_RETURN_NONE;
+}
+
+PyMethodDef methods[] = {
+    {"set_hooks", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(set_hooks)),
+     METH_VARARGS | METH_KEYWORDS, "Sets the Python functions that the loops call."},
+    {"set_default_settings", set_default_settings, METH_O, "Sets the process's packed settings."},
+    {"watch_overrides", watch_overrides, METH_NOARGS, "Makes calls look at `override`."},
+    {"set_verbose", set_verbose, METH_O, "Makes the loops call the hook `product`."},
+    {},
+};
+
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "npublas._ufuncs",
+                          "npublas.matmul, and the settings that its loops read.", -1, methods};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__ufuncs() {
+  import_array();
+  import_umath();
+  PyObject* const module = PyModule_Create(&definition);
+  if (!module) return nullptr;
+  PyObject* const override_variable = npublas::make_override_variable();
+  PyObject* const matmul = npublas::make_matmul(npublas::kMatmulDoc);
+  const bool made = override_variable && matmul &&
+                    PyModule_AddObjectRef(module, "override", override_variable) == 0 &&
+                    PyModule_AddObjectRef(module, "ufunc", matmul) == 0;
+  Py_XDECREF(override_variable);
+  Py_XDECREF(matmul);
+  if (!made) Py_DECREF(module);
+  return made ? module : nullptr;
+}

@@ -1,0 +1,406 @@
+"""Settings, and how far each of them reaches.
+
+Three layers, the later one wins:
+
+- the process: environment variables at import, then `set_config`, for all threads at once;
+- a context: `config_context`, for a ``with`` block and what it calls (a context variable, so
+  threads and tasks don't disturb each other; `wrap` carries it into a thread pool);
+- one call: ``npublas.matmul(..., precision=..., device=...)``.
+
+The loops of ``npublas.matmul`` read the first two as packed integers; `_SHIFTS` is the Python side
+of the packing that ``csrc/numpy/call.hpp`` describes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import Token
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ParamSpec, TypeVar, cast
+
+from npublas import _ufuncs
+from npublas._types import Device, Float64, MemoryLimit, OnFallback, Precision, Runtime
+from npublas.errors import ConfigurationError
+
+__all__ = ["Config", "config_context", "get_config", "on_process_change", "set_config", "wrap"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# The settings that a loop reads, with their values in the order of the C++ enumerations.
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "device": ("auto", "npu", "cpu"),
+    "precision": ("float32", "float16", "int8"),
+    "float64": ("cpu", "float32"),
+    "on_fallback": ("allow", "warn", "error"),
+}
+_SHIFTS: Mapping[str, int] = {"device": 0, "precision": 2, "float64": 4, "on_fallback": 5}
+_MASKS: Mapping[str, int] = {"device": 3, "precision": 3, "float64": 1, "on_fallback": 3}
+_OVERRIDE_SHIFT = 8
+
+# The settings of the one engine that a process has.
+_PROCESS_ONLY = ("runtime", "memory_limit", "cores")
+_MAX_CORES = 3  # of the RK3588's NPU
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings that hold; `get_config` returns one."""
+
+    device: Device = "auto"
+    precision: Precision = "float32"
+    float64: Float64 = "cpu"
+    on_fallback: OnFallback = "allow"
+    runtime: str = "auto"
+    memory_limit: int | str = "auto"  # bytes
+    cores: int = _MAX_CORES
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings by name."""
+        return asdict(self)
+
+
+def set_config(
+    *,
+    device: Device | None = None,
+    precision: Precision | None = None,
+    float64: Float64 | None = None,
+    on_fallback: OnFallback | None = None,
+    runtime: Runtime | None = None,
+    memory_limit: MemoryLimit | None = None,
+    cores: int | None = None,
+    **unknown: object,
+) -> None:
+    """Change settings for the whole process, all threads at once.
+
+    What is left out (or None) stays as it is. If one of them is wrong, none is changed.
+
+    Parameters
+    ----------
+    device : {'auto', 'npu', 'cpu'}
+        Where products are computed. ``'auto'`` (the start) chooses what is predicted to be faster;
+        ``'npu'`` means that whatever the NPU can do runs there, however small, and that a missing
+        NPU is an error.
+    precision : {'float32', 'float16'}
+        How products of float32 operands are computed. ``'int8'`` is for `config_context` and single
+        calls only.
+    float64 : {'cpu', 'float32'}
+        What to do with float64 operands: leave them to NumPy (the start), or round them to float32,
+        and compute as `precision` says.
+    on_fallback : {'allow', 'warn', 'error'}
+        What to do when a product was meant for the NPU and could not run there: compute it on the
+        CPU silently (the start), with a `FallbackWarning`, or raise `FallbackError`.
+    runtime : {'auto', 'simulator'} or path
+        The vendor's library: found where it usually is (the start), the simulator that comes with
+        npublas, or the library at a path.
+    memory_limit : int or str
+        The largest amount of memory that the NPU may take, in bytes or as ``'512MiB'``, or
+        ``'auto'`` (the start): the smallest of 1 GiB, a quarter of the available memory and the
+        cgroup's limit.
+    cores : int
+        How many of the NPU's cores are used, 1 to 3 (the start).
+
+    Raises
+    ------
+    ConfigurationError
+        If a name is unknown or a value is none of the above.
+    NpuError
+        If `runtime`, `memory_limit` or `cores` is to change while the NPU is busy.
+
+    See Also
+    --------
+    config_context, get_config
+
+    Examples
+    --------
+    >>> import npublas
+    >>> npublas.set_config(on_fallback="warn")
+    >>> npublas.get_config().on_fallback
+    'warn'
+    >>> npublas.set_config(on_fallback="allow")
+    """
+    global _process
+    changes = _checked(
+        "set_config",
+        {
+            "device": device,
+            "precision": precision,
+            "float64": float64,
+            "on_fallback": on_fallback,
+            "runtime": runtime,
+            "memory_limit": memory_limit,
+            "cores": cores,
+        },
+        unknown,
+    )
+    _refuse_int8(changes, "set_config(precision='int8')")
+    with _process_lock:
+        new = replace(_process, **changes)
+        if _process_change and any(getattr(new, n) != getattr(_process, n) for n in _PROCESS_ONLY):
+            _process_change(_process, new)
+        _process = new
+        _ufuncs.set_default_settings(_packed(new.to_dict())[1])
+
+
+def get_config() -> Config:
+    """The settings that hold here: the process's, changed by the `config_context` that we are in.
+
+    Examples
+    --------
+    >>> import npublas
+    >>> with npublas.config_context(device="cpu"):
+    ...     npublas.get_config().device
+    'cpu'
+    """
+    return replace(_process, **_unpacked(_ufuncs.override.get(0)))
+
+
+def config_context(
+    *,
+    device: Device | None = None,
+    precision: Precision | None = None,
+    float64: Float64 | None = None,
+    on_fallback: OnFallback | None = None,
+    **unknown: object,
+) -> _ConfigContext:
+    """Change settings for a ``with`` block and what it calls; also a decorator.
+
+    The change is seen by this thread or task only; `wrap` carries it into other threads. Contexts
+    nest, and what is left out (or None) stays as it is around them.
+
+    Parameters
+    ----------
+    device, precision, float64, on_fallback
+        As for `set_config`; `precision` may also be ``'int8'`` here.
+
+    Raises
+    ------
+    ConfigurationError
+        If a name is unknown or belongs to the process, or a value is not one of those allowed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import npublas
+    >>> a = np.ones((2, 2), np.float32)
+    >>> with npublas.config_context(device="cpu", precision="float16"):
+    ...     npublas.matmul(a, a)
+    array([[2., 2.],
+           [2., 2.]], dtype=float32)
+    """
+    changes = {
+        "device": device,
+        "precision": precision,
+        "float64": float64,
+        "on_fallback": on_fallback,
+    }
+    for name in _PROCESS_ONLY:
+        if name in unknown:
+            raise ConfigurationError(
+                f"{name} belongs to the process: use set_config({name}=...) or the environment "
+                f"variable NPUBLAS_{name.upper()}; config_context() has {', '.join(_CHOICES)}"
+            )
+    return _ConfigContext(_checked("config_context", changes, unknown))
+
+
+def wrap(function: Callable[P, T]) -> Callable[P, T]:
+    """Make a function that runs `function` with the settings that hold here and now.
+
+    A `config_context` does not reach into threads that were started elsewhere, such as those of a
+    thread pool. A wrapped function takes it there.
+
+    Parameters
+    ----------
+    function : callable
+
+    Returns
+    -------
+    callable
+        With the same arguments and result.
+
+    Examples
+    --------
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> import npublas
+    >>> def device():
+    ...     return npublas.get_config().device
+    >>> with npublas.config_context(device="cpu"), ThreadPoolExecutor(1) as pool:
+    ...     pool.submit(device).result(), pool.submit(npublas.wrap(device)).result()
+    ('auto', 'cpu')
+    """
+    override = _ufuncs.override.get(0)
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        token = _ufuncs.override.set(override)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _ufuncs.override.reset(token)
+
+    return run
+
+
+def on_process_change(callback: Callable[[Config, Config], None]) -> None:
+    """Register who owns the engine: called with the old and the new settings before `runtime`,
+    `memory_limit` or `cores` changes. It closes the idle engine, or raises to refuse the change.
+    """
+    global _process_change
+    _process_change = callback
+
+
+class _ConfigContext(contextlib.ContextDecorator):
+    """What `config_context` returns."""
+
+    def __init__(self, changes: dict[str, Any]) -> None:
+        self._changes = changes
+        self._tokens: list[Token[int]] = []
+
+    def __enter__(self) -> None:
+        mask, values = _packed(self._changes)
+        outer = _ufuncs.override.get(0)
+        merged = (outer & ~mask) | values | (mask << _OVERRIDE_SHIFT)
+        _ufuncs.watch_overrides()
+        self._tokens.append(_ufuncs.override.set(merged))
+
+    def __exit__(self, *exception: object) -> None:
+        _ufuncs.override.reset(self._tokens.pop())
+
+    def _recreate_cm(self) -> _ConfigContext:
+        return _ConfigContext(self._changes)  # a decorated function may run in many threads
+
+    def __repr__(self) -> str:
+        changes = ", ".join(f"{name}={value!r}" for name, value in self._changes.items())
+        return f"config_context({changes})"
+
+
+def _packed(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """The mask of the packed settings that `settings` has, and their values."""
+    mask = values = 0
+    for name in _CHOICES.keys() & settings.keys():
+        mask |= _MASKS[name] << _SHIFTS[name]
+        values |= _CHOICES[name].index(settings[name]) << _SHIFTS[name]
+    return mask, values
+
+
+def _unpacked(override: int) -> dict[str, Any]:
+    """The settings that a packed override has, by name."""
+    mask = override >> _OVERRIDE_SHIFT
+    return {
+        name: choices[override >> _SHIFTS[name] & _MASKS[name]]
+        for name, choices in _CHOICES.items()
+        if mask >> _SHIFTS[name] & _MASKS[name]
+    }
+
+
+def _checked(
+    caller: str, settings: Mapping[str, object], unknown: Mapping[str, object]
+) -> dict[str, Any]:
+    """The settings that are not None, checked and in their final form."""
+    for name in unknown:
+        raise ConfigurationError(
+            f"{caller}() has no setting {name!r}; the settings are {', '.join(settings)}"
+        )
+    return {
+        name: _checked_value(name, value) for name, value in settings.items() if value is not None
+    }
+
+
+def _checked_value(name: str, value: object) -> object:
+    if name in _CHOICES:
+        if not isinstance(value, str) or value not in _CHOICES[name]:
+            raise ConfigurationError(f"{name} must be {_one_of(_CHOICES[name])}, not {value!r}")
+        return value
+    return {"runtime": _runtime, "memory_limit": _memory_limit, "cores": _cores}[name](value)
+
+
+def _runtime(value: object) -> str:
+    if isinstance(value, (str, os.PathLike)):
+        path = os.fspath(cast("str | os.PathLike[str]", value))
+        if isinstance(path, str) and (
+            path in ("auto", "simulator") or os.sep in path or ".so" in path
+        ):
+            return path
+    raise ConfigurationError(
+        f"runtime must be 'auto', 'simulator' or the path of a library, not {value!r}"
+    )
+
+
+def _memory_limit(value: object) -> int | str:
+    if value == "auto":
+        return "auto"
+    size: float = -1
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    elif isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value, re.IGNORECASE)
+        if match and match[2].lower() in _UNITS:
+            size = float(match[1]) * _UNITS[match[2].lower()]
+    if size < 1:
+        raise ConfigurationError(
+            "memory_limit must be 'auto', a number of bytes or a text such as '512MiB' "
+            f"(units: B, kB, MB, GB, KiB, MiB, GiB), not {value!r}"
+        )
+    return int(size)
+
+
+def _cores(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MAX_CORES:
+        raise ConfigurationError(f"cores must be 1, 2 or 3, not {value!r}")
+    return value
+
+
+def _refuse_int8(changes: Mapping[str, object], what: str) -> None:
+    if changes.get("precision") == "int8":
+        raise ConfigurationError(
+            f"{what}: precision='int8' is for one call (matmul(..., precision='int8')) or a "
+            "config_context(precision='int8'); for the whole process precision must be 'float32' "
+            "or 'float16'"
+        )
+
+
+def _one_of(choices: tuple[str, ...]) -> str:
+    *first, last = map(repr, choices)
+    return f"{', '.join(first)} or {last}"
+
+
+def _from_environment(environment: Mapping[str, str]) -> tuple[Config, bool]:
+    """The settings that a process starts with, and whether it is verbose. Empty counts as not set.
+
+    Raises
+    ------
+    ConfigurationError
+        That names the variable, its value, and the values that it may have.
+    """
+    changes: dict[str, Any] = {}
+    for name in (*_CHOICES, *_PROCESS_ONLY):
+        variable = f"NPUBLAS_{name.upper()}"
+        text = environment.get(variable, "")
+        if not text:
+            continue
+        value = int(text) if name == "cores" and text.isdecimal() else text
+        try:
+            changes[name] = _checked_value(name, value)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"environment variable {variable}={text}: {error}") from None
+    _refuse_int8(changes, "environment variable NPUBLAS_PRECISION=int8")
+    verbose = environment.get("NPUBLAS_VERBOSE", "")
+    if verbose not in ("", "0", "1"):
+        raise ConfigurationError(
+            f"environment variable NPUBLAS_VERBOSE={verbose}: verbose must be 0 or 1"
+        )
+    return Config(**changes), verbose == "1"
+
+
+_process_lock = threading.RLock()
+_process_change: Callable[[Config, Config], None] | None = None
+_process, starts_verbose = _from_environment(os.environ)
+_ufuncs.set_default_settings(_packed(_process.to_dict())[1])

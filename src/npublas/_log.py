@@ -1,0 +1,70 @@
+"""What the loops of ``npublas.matmul`` tell their caller: fallbacks, and a line per product.
+
+The loops call `fallback` and `product` on the caller's thread, with the interpreter's lock. All of
+it goes through ``logging.getLogger("npublas")``; ``NPUBLAS_VERBOSE=1`` adds a handler that writes
+the lines about products to stderr.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+from npublas import _ufuncs
+from npublas.errors import FallbackError, FallbackWarning
+
+__all__ = ["fallback", "product", "set_npu_name", "set_verbose"]
+
+_logger = logging.getLogger("npublas")
+_products = logging.getLogger("npublas.products")
+_npu_name = "the NPU"
+
+
+def set_npu_name(name: str) -> None:
+    """How lines about products call the device, such as "the NPU (simulated)"."""
+    global _npu_name
+    _npu_name = name
+
+
+def fallback(reason: str, detail: str, on_fallback: str) -> None:
+    """A product was meant for the NPU and can't run there; the loop goes on on the CPU.
+
+    Raises
+    ------
+    FallbackError
+        If `on_fallback` is "error".
+    """
+    because = f"{reason}: {detail}" if detail else reason
+    if on_fallback == "error":
+        raise FallbackError(
+            f"a product for the NPU could not run there ({because}), and on_fallback='error' "
+            "forbids the CPU; allow it with on_fallback='allow' or 'warn'"
+        )
+    if on_fallback == "warn":
+        # 2: the line that called npublas.matmul, which is no Python frame.
+        warnings.warn(f"a product for the NPU ran on the CPU: {because}", FallbackWarning, 2)
+    _logger.info("a product for the NPU runs on the CPU: %s", because)
+
+
+def product(
+    dtype: str, shape: tuple[int, int, int, int], on_npu: bool, reason: str, seconds: float
+) -> None:
+    """A product was computed; called while verbose."""
+    batch, m, k, n = shape
+    stack = f"{batch} x " if batch != 1 else ""
+    where = _npu_name if on_npu else f"the CPU ({reason})"
+    _products.info(
+        "%s %s(%d, %d) @ (%d, %d): %.3f ms on %s", dtype, stack, m, k, k, n, seconds * 1e3, where
+    )
+
+
+def set_verbose(verbose: bool) -> None:
+    """Write one line per product to stderr, or stop it."""
+    for handler in _products.handlers[:]:
+        _products.removeHandler(handler)
+    if verbose:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("npublas: %(message)s"))
+        _products.addHandler(handler)
+        _products.setLevel(logging.INFO)
+    _ufuncs.set_verbose(verbose)
