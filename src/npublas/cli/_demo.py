@@ -1,0 +1,141 @@
+"""`npublas demo`: does it multiply rightly here, and how does it do on real work?
+
+on the NPU if there is one, else on the simulator, which is said first
+one square product per type, checked
+sentence embeddings with a real model, beside the same model on NumPy
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+import npublas
+from npublas import _info
+from npublas.cli import _model
+from npublas.cli._embeddings import Embeddings, closest, closest_pairs, embed
+from npublas.cli._products import Product, square_products
+from npublas.cli._terminal import WIDTH, say, shorten, table, wrap
+
+SIZE = 1024
+PAIRS = 6
+NEIGHBOURS = 3
+
+# What the demo promises of the embeddings.
+LEAST_SHARE = 0.90
+LEAST_COSINE = 0.999
+
+
+def run(sentences: list[str], model: Path | None = None, size: int = SIZE) -> int:
+    """Prints the demo. 0 if every answer is right and at least 90 % of the work ran on the NPU."""
+    npu = choose_device()
+    products = square_products(size)
+    say("", *products_page(products, size, npu))
+    loaded = _model.load(model)
+    texts = sentences + shipped_texts()
+    say("", f"Sentence embeddings of {len(texts)} texts with {loaded.name}, in float16")
+    embeddings = embed(loaded, texts)
+    say("", *pairs_page(embeddings, texts, len(sentences)))
+    say("", *figures_page(embeddings, npu))
+    problems = list(find_problems(products, embeddings))
+    if problems:
+        say("", *problems)
+    return 1 if problems else 0
+
+
+def shipped_texts() -> list[str]:
+    """The texts that come with the demo, one per line of texts.txt."""
+    return resources.files("npublas.cli").joinpath("texts.txt").read_text("utf-8").splitlines()
+
+
+def choose_device() -> str:
+    """Takes the simulator where there is no NPU, and returns what to call what it took."""
+    say(f"npublas {npublas.__version__}, NumPy {np.__version__}")
+    if not npublas.is_available():
+        npublas.set_config(runtime="simulator")
+        say("There is no NPU here (npublas info says why), so the simulator stands in for it:")
+        say("the numbers are an NPU's, the times are not.")
+    return "simulated NPU" if _info.info().simulated else "NPU"
+
+
+def products_page(products: list[Product], size: int, npu: str) -> list[str]:
+    """One line per product."""
+    rows = [("operands", "result", "ran on", "time", "answer")]
+    rows += [
+        (
+            product.operands,
+            product.result,
+            npu if product.npu else "CPU",
+            duration(product.seconds),
+            product.answer,
+        )
+        for product in products
+    ]
+    return [f"One product, {size} x {size} x {size}", "", *table(rows, right=[3])]
+
+
+def pairs_page(embeddings: Embeddings, texts: list[str], given: int) -> list[str]:
+    """What is most similar to each given text, and the most similar pairs of all."""
+    similarity = embeddings.npu @ embeddings.npu.T
+
+    def quote(text: int) -> str:
+        return shorten(texts[text], WIDTH - 8)
+
+    lines = []
+    for row in range(given):
+        lines += [f'Most similar to "{shorten(texts[row], WIDTH - 20)}"']
+        lines += [
+            f"  {similarity[row, other]:5.2f} {quote(other)}"
+            for other in closest(similarity, row, NEIGHBOURS)
+        ]
+        lines += [""]
+    lines += ["Most similar pairs"]
+    for one, other in closest_pairs(similarity, PAIRS):
+        lines += [f"  {similarity[one, other]:5.2f} {quote(one)}", f"        {quote(other)}"]
+    return lines
+
+
+def figures_page(embeddings: Embeddings, npu: str) -> list[str]:
+    """Where the products ran, and how the result compares with NumPy's."""
+    counters = embeddings.counters
+    products = counters.npu.products + counters.cpu.products
+    flops = counters.npu.flops + counters.cpu.flops
+    rows = [
+        (
+            f"On the {npu}",
+            f"{counters.npu.products:,} of {products:,} products, "
+            f"{counters.npu.flops / flops:.1%} of {flops / 1e9:.1f} Gflop",
+        )
+    ]
+    rows += [
+        ("Largest difference from NumPy float32", f"{embeddings.difference:.1e} in any element"),
+        ("Smallest cosine with NumPy float32", f"{embeddings.cosine:.7f}"),
+        (f"Time with the {npu}", duration(embeddings.seconds)),
+        ("Time with NumPy float32 on the CPU", duration(embeddings.numpy_seconds)),
+    ]
+    reasons = [
+        line
+        for text, products, flops in counters.reasons
+        for line in wrap(f"On the CPU: {products:,} products, {flops / 1e9:.3g} Gflop, for {text}")
+    ]
+    return [*table(rows), *reasons]
+
+
+def find_problems(products: list[Product], embeddings: Embeddings) -> Iterator[str]:
+    """What the demo promises and didn't keep."""
+    for product in products:
+        if not product.right:
+            yield f"The {product.operands} product is wrong."
+    counters = embeddings.counters
+    share = counters.npu.flops / (counters.npu.flops + counters.cpu.flops)
+    if share < LEAST_SHARE:
+        yield f"Less than {LEAST_SHARE:.0%} of the embeddings' work ran on the NPU."
+    if not embeddings.cosine >= LEAST_COSINE:
+        yield f"The embeddings differ from NumPy's: a cosine is below {LEAST_COSINE}."
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
