@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         description=(
             "Checks one product per type, then computes sentence embeddings with the model "
             "all-MiniLM-L6-v2: on the NPU if there is one, else on the simulator. The model "
-            "(83 MB) is downloaded once. Exit code 0: every answer was right, and at least 90 %% "
+            "(83 MB) is downloaded once. Exit code 0: every answer was right, and at least 90 % "
             "of the work ran on the NPU."
         ),
     )

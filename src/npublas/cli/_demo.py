@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 
 import npublas
-from npublas import _info
 from npublas.cli import _model
 from npublas.cli._embeddings import Embeddings, closest, closest_pairs, embed
-from npublas.cli._products import Product, square_products
+from npublas.cli._products import Product, npu_name, square_products
 from npublas.cli._terminal import WIDTH, say, shorten, table, wrap
 
 SIZE = 1024
@@ -31,15 +30,17 @@ LEAST_COSINE = 0.999
 
 def run(sentences: list[str], model: Path | None = None, size: int = SIZE) -> int:
     """Prints the demo. 0 if every answer is right and at least 90 % of the work ran on the NPU."""
-    npu = choose_device()
+    if model is not None:
+        _model.find(model)  # a wrong path is said at once
+    choose_device()
     products = square_products(size)
-    say("", *products_page(products, size, npu))
+    say("", *products_page(products, size))
     loaded = _model.load(model)
     texts = sentences + shipped_texts()
-    say("", f"Sentence embeddings of {len(texts)} texts with {loaded.name}, in float16")
+    say("", *wrap(f"Sentence embeddings of {len(texts)} texts, in float16, with {loaded.name}"))
     embeddings = embed(loaded, texts)
     say("", *pairs_page(embeddings, texts, len(sentences)))
-    say("", *figures_page(embeddings, npu))
+    say("", *figures_page(embeddings))
     problems = list(find_problems(products, embeddings))
     if problems:
         say("", *problems)
@@ -51,27 +52,24 @@ def shipped_texts() -> list[str]:
     return resources.files("npublas.cli").joinpath("texts.txt").read_text("utf-8").splitlines()
 
 
-def choose_device() -> str:
-    """Takes the simulator where there is no NPU, and returns what to call what it took."""
+def choose_device() -> None:
+    """Takes the simulator where there is no NPU, and says so."""
     say(f"npublas {npublas.__version__}, NumPy {np.__version__}")
-    if not npublas.is_available():
+    missing = not npublas.is_available()
+    if missing:
         npublas.set_config(runtime="simulator")
-        say("There is no NPU here (npublas info says why), so the simulator stands in for it:")
-        say("the numbers are an NPU's, the times are not.")
-    return "simulated NPU" if _info.info().simulated else "NPU"
+    npublas.matmul(np.eye(2, dtype=np.float16), np.eye(2, dtype=np.float16), device="npu")
+    if npublas.counters().simulated:
+        if missing:
+            say("There is no NPU here (`npublas info` says why).")
+        say("The simulator stands in for it: the numbers are an NPU's, the times are not.")
 
 
-def products_page(products: list[Product], size: int, npu: str) -> list[str]:
+def products_page(products: list[Product], size: int) -> list[str]:
     """One line per product."""
-    rows = [("operands", "result", "ran on", "time", "answer")]
+    rows = [("operands", "result", "ran on", "time", "answer, checked in float64")]
     rows += [
-        (
-            product.operands,
-            product.result,
-            npu if product.npu else "CPU",
-            duration(product.seconds),
-            product.answer,
-        )
+        (product.operands, product.result, product.where, duration(product.seconds), product.answer)
         for product in products
     ]
     return [f"One product, {size} x {size} x {size}", "", *table(rows, right=[3])]
@@ -98,9 +96,10 @@ def pairs_page(embeddings: Embeddings, texts: list[str], given: int) -> list[str
     return lines
 
 
-def figures_page(embeddings: Embeddings, npu: str) -> list[str]:
+def figures_page(embeddings: Embeddings) -> list[str]:
     """Where the products ran, and how the result compares with NumPy's."""
     counters = embeddings.counters
+    npu = npu_name(counters)
     products = counters.npu.products + counters.cpu.products
     flops = counters.npu.flops + counters.cpu.flops
     rows = [
@@ -118,8 +117,12 @@ def figures_page(embeddings: Embeddings, npu: str) -> list[str]:
     ]
     reasons = [
         line
-        for text, products, flops in counters.reasons
-        for line in wrap(f"On the CPU: {products:,} products, {flops / 1e9:.3g} Gflop, for {text}")
+        for reason in counters.reasons
+        if not reason.on_npu
+        for line in wrap(
+            f"On the CPU: {reason.products:,} {reason.dtype} products, "
+            f"{reason.flops / 1e9:.3g} Gflop: {reason.text}"
+        )
     ]
     return [*table(rows), *reasons]
 

@@ -22,7 +22,7 @@ class Embeddings:
 
     npu: Floats
     numpy: Floats
-    counters: Any
+    counters: npublas.Counters
     seconds: float
     numpy_seconds: float
 

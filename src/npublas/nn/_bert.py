@@ -207,6 +207,7 @@ def _mean(x: Floats, is_token: NDArray[np.bool_]) -> Floats:
     """Averages each text's rows of x, which follow one another, and scales to length 1."""
     lengths = is_token.sum(axis=1)
     sums = np.add.reduceat(x, np.cumsum(lengths) - lengths, axis=0)
-    means = sums / lengths[:, None].astype(x.dtype)
-    norms: Floats = np.linalg.norm(means, axis=1, keepdims=True)
-    return means / norms
+    means: Floats = sums / lengths[:, None].astype(x.dtype)
+    norms = np.linalg.norm(means, axis=1, keepdims=True)
+    means /= norms
+    return means
