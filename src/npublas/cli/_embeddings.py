@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import npublas
+from npublas._stats import Counters
 from npublas.cli._model import Model
 from npublas.cli._terminal import progress
 from npublas.nn._functions import Floats
@@ -22,7 +23,7 @@ class Embeddings:
 
     npu: Floats
     numpy: Floats
-    counters: npublas.Counters
+    counters: Counters
     seconds: float
     numpy_seconds: float
 

