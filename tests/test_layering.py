@@ -1,0 +1,214 @@
+"""Arrows go down: which folder of csrc may include what, and which module may import what.
+
+A new folder or module starts with a line in one of the two tables.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Each folder of csrc, and the folders that it may include besides itself. A single file may stand
+# for a part of a folder.
+ROOMS: dict[str, set[str]] = {
+    "npublas/base": set(),
+    "npublas/math": {"npublas/base"},
+    "npublas/device": {"npublas/base"},
+    "npublas/exec": {"npublas/base", "npublas/math", "npublas/device"},
+    "npublas/engine": {"npublas/base", "npublas/math", "npublas/device", "npublas/exec"},
+    "python": {"npublas/base", "npublas/math", "npublas/device", "npublas/exec", "npublas/engine"},
+    "numpy": {"npublas/base", "npublas/engine"},
+    # Two readings of the facts, so that they can disagree: they share the declarations alone.
+    "simulator": {"npublas/device/abi.hpp"},
+}
+
+# Headers from outside, and the only folders that may include them.
+OUTSIDE: dict[str, set[str]] = {
+    r"Python\.h|pybind11/.*": {"python", "numpy"},
+    r"numpy/.*": {"numpy"},
+    r"dlfcn\.h": {"npublas/device"},
+    r"(thread|mutex|shared_mutex|condition_variable|future)": {
+        "npublas/device",
+        "npublas/exec",
+        "npublas/engine",
+        "simulator",
+        "python",
+        "numpy",
+    },
+}
+
+# The modules of the package, lowest first. A module imports modules of lower rows, and of its own
+# row as long as no circle arises. A package is one module here.
+LAYERS: list[set[str]] = [
+    {"_core", "_ufuncs"},
+    {"errors", "_types", "_config"},
+    {"_engine", "_library"},
+    {"_decide", "_verify", "_stats"},
+    {"_linear"},
+    {"__init__"},
+    {"nn", "testing"},
+    {"cli"},
+    {"__main__"},
+]
+
+
+def includes(path: Path) -> Iterator[tuple[str, bool]]:
+    """The headers that a file includes, and whether in quotation marks."""
+    for mark, name in re.findall(r'^\s*#\s*include\s*([<"])([^>"]+)', path.read_text(), re.M):
+        yield name, mark == '"'
+
+
+def room_of(name: str) -> str | None:
+    return next((room for room in ROOMS if name.startswith(room + "/")), None)
+
+
+def include_violations(root: Path) -> Iterator[str]:
+    for path in sorted(p for p in root.rglob("*") if p.suffix in (".cpp", ".hpp", ".h", ".c")):
+        name = path.relative_to(root).as_posix()
+        room = room_of(name)
+        if room is None:
+            yield f"{name}: its folder is not in ROOMS of {Path(__file__).name}; add it there"
+            continue
+        for header, quoted in includes(path):
+            if not quoted:
+                for pattern, rooms in OUTSIDE.items():
+                    if re.fullmatch(pattern, header) and room not in rooms:
+                        yield f"{name}: <{header}> is for {', '.join(sorted(rooms))} only"
+            elif not (root / header).is_file():
+                yield f'{name}: "{header}" is not a file of csrc; write the path from there'
+            elif (target := room_of(header)) != room and not {target, header} & ROOMS[room]:
+                yield f'{name}: {room} must not include "{header}"'
+
+
+def imported_names(tree: ast.AST, package: str) -> Iterator[str]:
+    """The modules of npublas that a module of `package` ("npublas" or "npublas.nn") imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            # "from npublas import x": x is a module or a name of npublas/__init__.py.
+            targets = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for target in targets:
+            parts = target.split(".")
+            if parts[0] == "npublas":
+                yield parts[1] if len(parts) > 1 else "__init__"
+
+
+def import_violations(root: Path) -> Iterator[str]:
+    rank = {name: level for level, names in enumerate(LAYERS) for name in names}
+    graph: dict[str, set[str]] = {}
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        module = relative.parts[0].removesuffix(".py")
+        if module not in rank:
+            yield f"{relative}: not in LAYERS of {Path(__file__).name}; add {module!r} to a row"
+            continue
+        package = ".".join(["npublas", *relative.parent.parts])
+        names = imported_names(ast.parse(path.read_text()), package)
+        targets = {name if name in rank else "__init__" for name in names} - {module}
+        graph.setdefault(module, set()).update(targets)
+        for target in sorted(targets):
+            if rank[target] > rank[module]:
+                yield f"{relative}: {module} must not import {target}, which stands above it"
+    for module in sorted(graph):
+        if module in reachable(graph, module):
+            yield f"{module} imports itself through others"
+
+
+def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = [*graph.get(start, ())]
+    while waiting:
+        if (name := waiting.pop()) not in seen:
+            seen.add(name)
+            waiting += graph.get(name, ())
+    return seen
+
+
+def test_the_core_includes_downwards_only() -> None:
+    assert list(include_violations(ROOT / "csrc")) == []
+
+
+def test_the_package_imports_downwards_only() -> None:
+    assert list(import_violations(ROOT / "src" / "npublas")) == []
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "complaint"),
+    [
+        ("npublas/math/plan.cpp", '#include "npublas/device/runtime.hpp"', "must not include"),
+        ("npublas/base/error.hpp", '#include "npublas/exec/window.hpp"', "must not include"),
+        ("npublas/exec/tile.cpp", '#  include "npublas/engine/engine.hpp"', "must not include"),
+        ("simulator/run.cpp", '#include "npublas/base/error.hpp"', "must not include"),
+        ("simulator/run.cpp", '#include "npublas/device/runtime.hpp"', "must not include"),
+        ("numpy/loop.cpp", '#include "python/module.hpp"', "must not include"),
+        ("npublas/device/load.cpp", '#include "simulator/faults.hpp"', "must not include"),
+        ("npublas/math/pack.cpp", "#include <thread>", "is for"),
+        ("npublas/engine/engine.cpp", "#include <Python.h>", "is for"),
+        ("npublas/exec/window.cpp", "#include <dlfcn.h>", "is for"),
+        ("npublas/math/pack.cpp", '#include "layout.hpp"', "is not a file of csrc"),
+        ("rocket/run.cpp", "", "add it there"),
+    ],
+)
+def test_an_include_that_goes_up_is_reported(
+    tmp_path: Path, name: str, line: str, complaint: str
+) -> None:
+    headers = dict.fromkeys(
+        [
+            "npublas/base/error.hpp",
+            "npublas/math/layout.hpp",
+            "npublas/device/runtime.hpp",
+            "npublas/exec/window.hpp",
+            "npublas/engine/engine.hpp",
+            "python/module.hpp",
+            "simulator/faults.hpp",
+        ],
+        "",
+    )
+    assert list(include_violations(write(tmp_path, headers))) == []
+    (report,) = include_violations(write(tmp_path, {name: line}))
+    assert report.startswith(name) and complaint in report
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "complaint"),
+    [
+        ("_config.py", "from npublas import _engine", "_config must not import _engine"),
+        ("_config.py", "from npublas._engine import open", "_config must not import _engine"),
+        ("_engine.py", "from . import _stats", "_engine must not import _stats"),
+        ("_stats.py", "def f():\n    import npublas.cli", "_stats must not import cli"),
+        ("_linear.py", "import npublas", "_linear must not import __init__"),
+        ("_linear.py", "from npublas import matmul", "_linear must not import __init__"),
+        ("nn/_bert.py", "from ..cli import main", "nn must not import cli"),
+        ("_engine.py", "from ._library import find", "imports itself"),
+        ("_sorcery.py", "", "add '_sorcery' to a row"),
+    ],
+)
+def test_an_import_that_goes_up_is_reported(
+    tmp_path: Path, name: str, line: str, complaint: str
+) -> None:
+    good = {
+        "__init__.py": "from npublas._linear import matmul\nfrom npublas import _core",
+        "_library.py": "from npublas import _engine",
+        "nn/_bert.py": "from . import _functions\nfrom npublas import matmul\nimport numpy",
+        "nn/_functions.py": "from npublas import __version__",
+        "cli/__init__.py": "from npublas.nn import Bert",
+    }
+    assert list(import_violations(write(tmp_path, good))) == []
+    reports = list(import_violations(write(tmp_path, {name: line})))
+    assert complaint in "\n".join(reports)
