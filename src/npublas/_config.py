@@ -163,6 +163,18 @@ def get_config() -> Config:
     return replace(_process, **_unpacked(_ufuncs.override.get(0)))
 
 
+def settings_of_call(caller: str, **changes: object) -> tuple[Config, int]:
+    """The settings of one call with these changes (None changes nothing), and the same packed.
+
+    Raises
+    ------
+    ConfigurationError
+        If a value is not one of those allowed.
+    """
+    config = replace(get_config(), **_checked(caller, changes, {}))
+    return config, _packed(config.to_dict())[1]
+
+
 def config_context(
     *,
     device: Device | None = None,

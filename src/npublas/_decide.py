@@ -171,28 +171,25 @@ def explain(
     operands are float64: use astype(float32) or float64="float32"
     """
     a, b = np.asarray(a), np.asarray(b)
-    # NumPy checks the shapes and the types on operands of the same shape that take no memory.
-    hollow = [np.broadcast_to(np.zeros((), x.dtype), x.shape) for x in (a, b)]
-    out_shape = _core_shapes(*hollow)
-    loop = _ufuncs.matmul.resolve_dtypes((a.dtype, b.dtype, None), signature=_signature(dtype))
+    stack = _stack_shape(a, b)
+    loop = _ufuncs.ufunc.resolve_dtypes((a.dtype, b.dtype, None), signature=_signature(dtype))
     m = a.shape[-2] if a.ndim > 1 else 1
     n = b.shape[-1] if b.ndim > 1 else 1
     batch = 1
-    for length in out_shape:
+    for length in stack:
         batch *= length
-    settings = _config.packed(precision=precision, device=device)
+    config, settings = _config.settings_of_call("explain", precision=precision, device=device)
     arguments = (settings, loop[0].name, loop[2].name, batch, m, a.shape[-1], n)
     decision = _core.decide(*arguments)
     if decision["on_npu"] and _core.engine_state() == "closed":
         _engine.open_engine()
         decision = _core.decide(*arguments)
     plan = decision.pop("plan")
-    names = _config.unpacked(settings)
     return Explanation(
         shape=(batch, m, a.shape[-1], n),
         dtypes=(loop[0].name, loop[1].name, loop[2].name),
-        precision=names["precision"],
-        device=names["device"],
+        precision=config.precision,
+        device=config.device,
         plan=Plan(**plan) if plan else None,
         simulated=bool(_core.engine_status()["simulated"]),
         **decision,
@@ -203,8 +200,9 @@ def _signature(dtype: npt.DTypeLike | None) -> tuple[None, None, Any] | None:
     return None if dtype is None else (None, None, np.dtype(dtype))
 
 
-def _core_shapes(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> tuple[int, ...]:
+def _stack_shape(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> tuple[int, ...]:
     """Return the shape of the stack, or raise what NumPy raises for these shapes."""
+    hollow = [np.broadcast_to(np.zeros((), np.bool_), x.shape) for x in (a, b)]  # of no memory
     if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
-        np.matmul(a, b)  # raises
+        np.matmul(*hollow)  # raises
     return np.broadcast_shapes(a.shape[:-2], b.shape[:-2])

@@ -1,0 +1,154 @@
+"""The memory window bounds what npublas holds, whatever is multiplied, and changes no result."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import npublas
+from npublas import _engine
+from npublas.testing import simulator
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _on_the_simulator():
+    npublas.set_config(runtime="simulator")
+    yield
+    npublas.set_config(memory_limit="auto", cores=3)
+
+
+def operands(m=700, k=3000, n=900, dtype=np.float32):
+    rng = np.random.default_rng(8)
+    return rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+
+
+def multiply(a, b):
+    with npublas.config_context(device="npu", precision="float16", on_fallback="error"):
+        return npublas.matmul(a, b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_a_product_far_larger_than_the_window_stays_inside_it(dtype):
+    rng = np.random.default_rng(8)
+    a = rng.integers(-100, 100, (1500, 5000)).astype(dtype)
+    b = rng.integers(-100, 100, (5000, 1100)).astype(dtype)
+    with np.errstate(over="ignore"):
+        npublas.set_config(memory_limit="1GiB")
+        expected = multiply(a, b)
+        npublas.set_config(memory_limit="8MiB")
+        with simulator.settings(window_bytes=8 * MIB):
+            simulator.reset_counters()
+            result = multiply(a, b)
+            assert a.nbytes + b.nbytes + result.nbytes > 13 * MIB
+            assert simulator.counters()["bytes_peak"] <= 8 * MIB
+    info = npublas.memory_info()
+    assert info.limit == 8 * MIB and info.peak <= 8 * MIB
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_many_shapes_in_a_small_window_evict_and_stay_right():
+    npublas.set_config(memory_limit="2MiB")
+    rng = np.random.default_rng(1)
+    for step in range(40):
+        m, k, n = rng.integers(1, 400, 3)
+        a = rng.integers(-128, 128, (m, k)).astype(np.int8)
+        b = rng.integers(-128, 128, (k, n)).astype(np.int8)
+        np.testing.assert_array_equal(multiply(a, b), a @ b, err_msg=f"{step}: {m} {k} {n}")
+        assert npublas.memory_info().used <= 2 * MIB
+    assert npublas.memory_info().evictions > 0
+
+
+def test_contexts_and_descriptors_are_bounded():
+    rng = np.random.default_rng(1)
+    for m in range(1, 150, 3):
+        for k in (32, 64, 96):
+            a = rng.integers(-128, 128, (m, k)).astype(np.int8)
+            multiply(a, a.T)
+    info = npublas.memory_info()
+    assert info.contexts <= 96 and info.file_descriptors <= 512
+    assert simulator.counters()["contexts_peak"] <= 96 + 3
+
+
+def test_a_repeated_product_allocates_nothing():
+    a, b = operands(200, 300, 150)
+    multiply(a, b)
+    before = simulator.counters()
+    for _ in range(3):
+        multiply(a, b)
+    after = simulator.counters()
+    for name in ("rknn_create_mem", "rknn_matmul_create"):
+        assert after[name] == before[name]
+
+
+def test_changing_only_the_values_of_m_within_a_bucket_makes_no_context():
+    _, b = operands(4, 300, 150)
+    multiply(operands(130, 300, 150)[0], b)
+    before = simulator.counters()["rknn_matmul_create"]
+    for m in (131, 145, 160):
+        multiply(operands(m, 300, 150)[0], b)
+    assert simulator.counters()["rknn_matmul_create"] == before
+
+
+def test_results_do_not_depend_on_cores_window_or_height():
+    a, b = operands()
+    expected = multiply(a, b)
+    for cores, window in [(1, "1GiB"), (2, "8MiB"), (3, "4MiB")]:
+        npublas.set_config(cores=cores, memory_limit=window)
+        np.testing.assert_array_equal(multiply(a, b), expected)
+        for rows in (slice(0, 1), slice(5, 8), slice(100, 613)):
+            np.testing.assert_array_equal(multiply(a[rows], b), expected[rows])
+
+
+def test_a_window_without_room_for_a_tile_falls_back_with_the_reason():
+    npublas.set_config(memory_limit=96 * 1024)
+    a, b = operands(8, 3000, 8)
+    result = npublas.matmul(a, b, device="npu", precision="float16")
+    np.testing.assert_array_equal(result, np.matmul(a, b))
+    assert "memory_limit" in npublas.counters().reasons[0].text
+
+
+def test_closing_the_engine_gives_everything_back():
+    _engine.close_engine()
+    before = simulator.counters()
+    multiply(*operands(100, 100, 100))
+    assert simulator.counters()["bytes"] > before["bytes"]
+    _engine.close_engine()
+    after = simulator.counters()
+    for name in ("contexts", "buffers", "bytes", "fds"):
+        assert after[name] == before[name]
+    assert npublas.memory_info().limit == 0
+
+
+def test_the_core_keeps_every_rule_of_the_runtime():
+    simulator.reset_counters()
+    rng = np.random.default_rng(3)
+    with simulator.settings(strict=1):
+        for m, k, n in [(1, 1, 1), (2, 33, 5), (3, 2049, 31), (5, 64, 100), (131, 1025, 65)]:
+            a = rng.integers(-128, 128, (m, k)).astype(np.int8)
+            b = rng.integers(-128, 128, (k, n)).astype(np.int8)
+            np.testing.assert_array_equal(multiply(a, b), a @ b)
+            multiply(a.astype(np.float32), b.astype(np.float32))
+    counters = simulator.counters()
+    assert counters["runs"] > 0
+    assert counters["violations"] == 0 and counters["stale_inputs"] == 0
+
+
+@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("flush", [0, 1])
+def test_both_readings_of_what_nobody_has_measured_give_right_numbers(step, flush):
+    rng = np.random.default_rng(3)
+    _engine.close_engine()
+    with simulator.settings(native_row_step=step, flush_subnormals=flush):
+        for m in (1, 2, 3, 4, 5, 7, 130):
+            a = rng.integers(-128, 128, (m, 65)).astype(np.int8)
+            b = rng.integers(-128, 128, (65, 33)).astype(np.int8)
+            np.testing.assert_array_equal(multiply(a, b), a @ b)
+        # Far apart in one row: kept exactly by the one reading, gone by the other.
+        a, b = np.zeros((1, 32), np.float16), np.zeros((32, 1), np.float16)
+        a[0, :2], b[1] = (32768.0, 2.0**-20), 1.0
+        result = npublas.matmul(a, b, device="npu")
+        assert result[0, 0] == np.float16(2.0**-20)
+        assert npublas.counters().fallbacks == flush
+    _engine.close_engine()
