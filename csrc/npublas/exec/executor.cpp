@@ -1,8 +1,12 @@
 #include "npublas/exec/executor.hpp"
 
 #include <algorithm>
-#include <optional>
+#include <condition_variable>
+#include <mutex>
+#include <shared_mutex>
 #include <string>
+#include <thread>
+#include <utility>
 
 #include "npublas/base/error.hpp"
 #include "npublas/math/check.hpp"
@@ -57,13 +61,24 @@ struct Executor::Job {
   std::condition_variable finished;
   int working = 0;
   Ended ended = Ended::done;
-  std::exception_ptr error;
+  // The first failure, as plain values: the caller and the worker must not share an exception.
+  bool failed = false;
   int failed_core = 0;
+  ErrorKind error_kind = ErrorKind::device;
+  std::string error;
 
   void end(Ended why) {
     const std::lock_guard lock(mutex);
     if (ended == Ended::done) ended = why;
     stop = true;
+  }
+  void fail(int core, ErrorKind kind, const char* what) {
+    const std::lock_guard lock(mutex);
+    stop = true;
+    if (std::exchange(failed, true)) return;
+    failed_core = core;
+    error_kind = kind;
+    error = what;
   }
 };
 
@@ -144,9 +159,9 @@ Ending Executor::run(const Plan& plan, const Product& product, bool flushes_subn
                     " ms. The NPU is left alone for the rest of this process; if it hangs for "
                     "others too, reboot, and check that the driver is 0.9.8 or newer.");
   }
-  if (job->error) {
+  if (job->failed) {
     failed_core_ = job->failed_core;
-    std::rethrow_exception(job->error);
+    throw Error(job->error_kind, job->error);
   }
   return {.ended = job->ended, .overflowed = job->overflowed};
 }
@@ -160,18 +175,14 @@ void Executor::serve(Worker& worker, int core) {
       if (worker.quit) return;
       job = std::move(worker.job);
     }
-    std::exception_ptr error;
     try {
       take_blocks(*job, core);
-    } catch (...) {
-      error = std::current_exception();
+    } catch (const Error& error) {
+      job->fail(core, error.kind(), error.what());
+    } catch (const std::exception& error) {  // no host memory, most likely
+      job->fail(core, ErrorKind::memory, error.what());
     }
     const std::lock_guard lock(job->mutex);
-    if (error) {
-      if (!job->error) job->failed_core = core;
-      if (!job->error) job->error = error;
-      job->stop = true;
-    }
     --job->working;
     job->finished.notify_all();
   }

@@ -5,14 +5,8 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
-#include <exception>
-#include <functional>
 #include <memory>
-#include <mutex>
-#include <shared_mutex>
-#include <thread>
 #include <vector>
 
 #include "npublas/base/matrix.hpp"
