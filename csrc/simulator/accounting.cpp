@@ -129,8 +129,8 @@ bool take_buffer(std::int64_t bytes, int domain, bool with_fd) {
   const std::lock_guard lock(taking);
   if (domain_bytes[domain] + bytes > get(Setting::window_bytes)) {
     log("failed to allocate %lld bytes: %lld of %lld in domain %d are in use, errno 12",
-        (long long)bytes, (long long)domain_bytes[domain],
-        (long long)get(Setting::window_bytes), domain);
+        (long long)bytes, (long long)domain_bytes[domain], (long long)get(Setting::window_bytes),
+        domain);
     return false;
   }
   if (with_fd && at(Counter::fds) >= get(Setting::fd_limit)) {

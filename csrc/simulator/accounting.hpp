@@ -36,17 +36,17 @@ inline constexpr int kFunctions = int(Function::destroy) + 1;
 const char* name_of(Function function);
 
 enum class Counter {
-  contexts,            // alive
-  buffers,             // alive, the two that each context has for itself included
-  bytes,               // of those buffers, rounded up to pages
-  fds,                 // one per buffer, and what leaked
-  imports,             // foreign buffers that are mapped
-  contexts_peak,       // the most of each since the last reset
+  contexts,       // alive
+  buffers,        // alive, the two that each context has for itself included
+  bytes,          // of those buffers, rounded up to pages
+  fds,            // one per buffer, and what leaked
+  imports,        // foreign buffers that are mapped
+  contexts_peak,  // the most of each since the last reset
   buffers_peak,
   bytes_peak,
   fds_peak,
-  allocations,         // since the last reset, as everything below
-  runs,                // that computed something
+  allocations,  // since the last reset, as everything below
+  runs,         // that computed something
   runs_at_once_peak,
   operations,          // 2*m*k*n of each run
   managed_during_run,  // create, destroy, allocate, free or bind B while some run was on

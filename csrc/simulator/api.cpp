@@ -99,8 +99,8 @@ int destroy_context(Function function, abi::Context handle) noexcept {
         if (!handle) return int(abi::kContextInvalid);
         const std::shared_ptr<Context> context = forget_context(handle);
         if (!context) {
-          violation(Violation::stale_handle, "%s: %#llx is not a living context",
-                    name_of(function), (unsigned long long)handle);
+          violation(Violation::stale_handle, "%s: %#llx is not a living context", name_of(function),
+                    (unsigned long long)handle);
           return int(abi::kContextInvalid);
         }
         if (const std::unique_lock use(context->in_use(), std::try_to_lock); !use) {
@@ -278,8 +278,8 @@ NPUBLAS_EXPORT int rknn_mem_sync(abi::Context ctx, abi::TensorMem* mem, int mode
     }
     if (strikes(Fault::sync_failure)) return int(abi::kFail);
     const std::shared_ptr<Buffer> buffer = memory->buffer();
-    const bool known_mode = mode == abi::kToDevice || mode == abi::kFromDevice ||
-                            mode == abi::kBidirectional;
+    const bool known_mode =
+        mode == abi::kToDevice || mode == abi::kFromDevice || mode == abi::kBidirectional;
     if (!buffer || buffer->imported() || !known_mode || memory->handle.offset < 0) {
       log("rknn_mem_sync: errno 22");
       return int(abi::kFail);
@@ -320,7 +320,9 @@ NPUBLAS_EXPORT int rknn_query(abi::Context ctx, int command, void* out, std::uin
         std::memcpy(out, numbers, sizeof numbers);
         return int(abi::kSuccess);
       }
-      default: log("rknn_query: unsupported command %d", command); return int(abi::kParamInvalid);
+      default:
+        log("rknn_query: unsupported command %d", command);
+        return int(abi::kParamInvalid);
     }
   });
 }

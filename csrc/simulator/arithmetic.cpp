@@ -9,25 +9,21 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
 
-#include "exact.hpp"
 #include "half.hpp"
 #include "kernels.hpp"
+#include "numbers.hpp"
 #include "settings.hpp"
 
 namespace npublas::simulator {
 namespace {
 
 constexpr int kRowBlock = 1024;
-constexpr int kColumnBlock = 256;
-constexpr int kDepthBlock = 256;
-constexpr int kGroups = kDepthBlock / kGroup;
+constexpr int kColumnBlock = 512;
 
 const Kernels& choose_kernels() {
 #if defined(__x86_64__)
@@ -56,15 +52,11 @@ class Scratch {
   std::size_t count_ = 0;
 };
 
-// 32 depths of a row of A or a column of B, contiguous: at most 64 bytes.
-struct Run {
-  alignas(64) std::array<std::byte, kGroup * 2> bytes;
-};
-
 Run run_of_a(const Product& p, int row, int group) {
   Run run;
   const int chunks = kGroup / p.format->x();
-  const std::byte* from = p.a + row * p.a_chunks.row + std::uint64_t(group) * chunks * p.a_chunks.next;
+  const std::byte* from =
+      p.a + row * p.a_chunks.row + std::uint64_t(group) * chunks * p.a_chunks.next;
   for (int i = 0; i < chunks; ++i) {
     std::memcpy(run.bytes.data() + i * kChunk, from + i * p.a_chunks.next, kChunk);
   }
@@ -78,118 +70,7 @@ Run run_of_b(const Product& p, int column, int group) {
   return run;
 }
 
-// ## The two kinds of numbers
-
-struct Float {
-  using Element = double;
-  using Sum = float;
-  static constexpr int kInterleave = 1;
-
-  // How many bits it takes to write all values of each run as integers of one scale; the kernels
-  // need this for the products' exactness. 0 if all are zero.
-  struct Widths {
-    std::array<std::uint8_t, kGroups> group{};
-  };
-
-  static int columns(const Kernels& kernels) { return kernels.float_columns; }
-  static int copies(const Kernels& kernels) { return kernels.float_copies; }
-
-  static std::uint8_t decode(const Product& p, const Run& run, int /*zero*/, Element* out) {
-    std::array<std::uint16_t, kGroup> halves;
-    std::memcpy(halves.data(), run.bytes.data(), sizeof halves);
-    if (p.flush_subnormals) {
-      for (std::uint16_t& half : halves) half = (half & 0x7c00) ? half : half & 0x8000;
-    }
-    std::int16_t most = 0;
-    std::int16_t least = 0x7fff;
-    for (const std::uint16_t half : halves) {
-      const auto magnitude = std::int16_t(half & 0x7fff);
-      most = std::max(most, magnitude);
-      least = std::min(least, magnitude ? magnitude : std::int16_t(0x7fff));
-    }
-    std::array<float, kGroup> values;
-    for (int i = 0; i < kGroup; ++i) values[i] = from_half(halves[i]);
-    for (int i = 0; i < kGroup; ++i) out[i] = values[i];
-    if (most == 0) return 0;
-    const int top = std::max(most >> 10, 1);
-    const int bottom = std::max(least >> 10, 1);
-    return std::uint8_t(top - bottom + 11);
-  }
-
-  // 32 products of `a` and `b` bits sum to at most a + b + 5 bits.
-  static bool fits(int a, int b) { return a + b + 5 <= 53; }
-
-  static void tile(const Kernels& kernels, const Element* a, const Widths& a_widths,
-                   const Element* b, const Widths& b_widths, int depth, Sum* sums) {
-    const int a_most = *std::max_element(a_widths.group.begin(), a_widths.group.end());
-    const int b_most = *std::max_element(b_widths.group.begin(), b_widths.group.end());
-    if (fits(a_most, b_most)) return kernels.float_tile(a, b, depth, sums);
-    for (int group = 0; group * kGroup < depth; ++group) {
-      const Element* const group_a = a + group * kGroup * kTileRows * kernels.float_copies;
-      const Element* const group_b = b + group * kGroup * kernels.float_columns;
-      if (fits(a_widths.group[group], b_widths.group[group])) {
-        kernels.float_tile(group_a, group_b, kGroup, sums);
-      } else {
-        exact_tile(kernels, group_a, group_b, sums);
-      }
-    }
-  }
-
-  // The same from integers wide enough for anything.
-  static void exact_tile(const Kernels& kernels, const Element* a, const Element* b, Sum* sums) {
-    for (int row = 0; row < kTileRows; ++row) {
-      for (int column = 0; column < kernels.float_columns; ++column) {
-        sums[row * kernels.float_columns + column] +=
-            exact_group(a + row * kernels.float_copies, kTileRows * kernels.float_copies, b + column,
-                        kernels.float_columns);
-      }
-    }
-  }
-};
-
-struct Integer {
-  using Element = std::int16_t;
-  using Sum = std::uint32_t;
-  static constexpr int kInterleave = 2;
-  struct Widths {
-    std::array<std::uint8_t, kGroups> group{};
-  };
-
-  static int columns(const Kernels& kernels) { return kernels.integer_columns; }
-  static int copies(const Kernels&) { return 1; }
-
-  static std::uint8_t decode(const Product& p, const Run& run, int zero, Element* out) {
-    if (p.format->bits == 4) {
-      for (int i = 0; i < kGroup; ++i) {
-        out[i] = Element(get_int4(run.bytes.data(), std::uint64_t(i), p.high_first));
-      }
-    } else {
-      for (int i = 0; i < kGroup; ++i) out[i] = Element(std::int8_t(run.bytes[i]) - zero);
-    }
-    return 0;
-  }
-
-  static void tile(const Kernels& kernels, const Element* a, const Widths&, const Element* b,
-                   const Widths&, int depth, Sum* sums) {
-    kernels.integer_tile(a, b, depth, sums);
-  }
-};
-
 // ## Packing
-
-/// Writes a run of 32 depths into lane `lane` of a packed panel of `lanes` lanes.
-template <class Kind>
-void scatter(const typename Kind::Element* run, int lane, int lanes, int copies,
-             typename Kind::Element* panel) {
-  constexpr int step = Kind::kInterleave;
-  for (int k = 0; k < kGroup; k += step) {
-    for (int copy = 0; copy < copies; ++copy) {
-      for (int i = 0; i < step; ++i) {
-        panel[(k * lanes + lane * step) * copies + copy * step + i] = run[k + i];
-      }
-    }
-  }
-}
 
 template <class Kind>
 struct Panel {
@@ -197,29 +78,32 @@ struct Panel {
   typename Kind::Widths widths;
 };
 
-/// `lanes` rows of A or columns of B from `first`, those beyond `end` as zeros.
+/// `lanes` rows of A or columns of B (a multiple of 4) from `first`; those beyond `end` are zeros.
 template <class Kind, class RunOf>
 void pack(const Product& p, RunOf run_of, int zero, int first, int end, int lanes, int copies,
           int depth, int depth_block, Panel<Kind>& panel) {
   panel.widths = {};
-  for (int lane = 0; lane < lanes; ++lane) {
-    for (int k = 0; k < depth_block; k += kGroup) {
-      std::array<typename Kind::Element, kGroup> run{};
-      std::uint8_t width = 0;
-      if (first + lane < end) {
-        width = Kind::decode(p, run_of(p, first + lane, (depth + k) / kGroup), zero, run.data());
+  typename Kind::Loose four[kTileRows][kGroup];
+  for (int k = 0; k < depth_block; k += kGroup) {
+    for (int lane = 0; lane < lanes; lane += kTileRows) {
+      for (int i = 0; i < kTileRows; ++i) {
+        const int line = first + lane + i;
+        if (line < end) {
+          const int width = Kind::decode(p, run_of(p, line, (depth + k) / kGroup), zero, four[i]);
+          panel.widths.note(k / kGroup, lane + i, width);
+        } else {
+          std::fill_n(four[i], kGroup, typename Kind::Loose{});
+        }
       }
-      std::uint8_t& widest = panel.widths.group[k / kGroup];
-      widest = std::max(widest, width);
-      scatter<Kind>(run.data(), lane, lanes, copies, panel.elements + k * lanes * copies);
+      Kind::interleave(four, lanes, copies,
+                       panel.elements + (k * lanes + lane * Kind::kStep) * copies);
     }
   }
 }
 
 // ## Writing C
 
-// float64 holds every int32 times a float32 closely enough that rounding it once more is the
-// nearest; what the hardware does between is not known.
+// How the hardware rounds here is not known: to the nearest, ties to even, is a guess.
 std::int8_t requantise(std::int32_t sum, const Product& p) {
   const double value = std::nearbyint(double(sum) * double(p.scale)) + p.c_zero;
   return std::int8_t(std::clamp(value, -128.0, 127.0));
@@ -242,7 +126,9 @@ std::int64_t write(const Product& p, const std::uint32_t* sums, int count, std::
   for (int i = 0; i < count; ++i) {
     const auto sum = std::int32_t(sums[i]);
     switch (p.format->c) {
-      case abi::kTensorInt32: std::memcpy(out + 4 * i, &sum, 4); break;
+      case abi::kTensorInt32:
+        std::memcpy(out + 4 * i, &sum, 4);
+        break;
       case abi::kTensorFloat32: {
         const float value = float(sum) * p.scale;
         std::memcpy(out + 4 * i, &value, 4);
@@ -254,7 +140,8 @@ std::int64_t write(const Product& p, const std::uint32_t* sums, int count, std::
         std::memcpy(out + 2 * i, &value, 2);
         break;
       }
-      default: out[i] = std::byte(requantise(sum, p));
+      default:
+        out[i] = std::byte(requantise(sum, p));
     }
   }
   return overflows;
@@ -319,7 +206,8 @@ std::int64_t multiply_as(const Product& p) {
         }
       }
       for (int m = 0; m < rows; ++m) {
-        overflows += write_row(p, m0 + m, n0, wide, sums + strip * std::size_t(m / kTileRows), columns);
+        overflows +=
+            write_row(p, m0 + m, n0, wide, sums + strip * std::size_t(m / kTileRows), columns);
       }
     }
   }

@@ -57,9 +57,9 @@ int check(const abi::MatmulInfo& info, const Format* format, const abi::MatmulSh
   if (shape.n % format->y) return refuse("N is not aligned for this type", shape.n);
   if (shape.k > get(Setting::depth_limit)) return refuse("k > limit", shape.k);
   const auto [m, k, n] = shape;
-  for (const std::uint64_t bytes : {format->ab_bytes(std::uint64_t(m) * k),
-                                    format->ab_bytes(std::uint64_t(k) * n),
-                                    std::uint64_t(m) * n * format->c_bytes}) {
+  for (const std::uint64_t bytes :
+       {format->ab_bytes(std::uint64_t(m) * k), format->ab_bytes(std::uint64_t(k) * n),
+        std::uint64_t(m) * n * format->c_bytes}) {
     if (bytes > UINT32_MAX) return refuse("a matrix of 4 GiB or more", (long long)bytes);
   }
   if (info.b_quant_type < 0 || info.b_quant_type > abi::kPerGroupAsymmetric) {
@@ -88,7 +88,8 @@ int Context::create(const abi::MatmulInfo& info, std::span<const abi::MatmulShap
   }
   if (strikes(Fault::create_failure)) return abi::kFail;
   if (!take_context()) return abi::kFail;
-  const std::shared_ptr<Context> context(new Context);  // gives the taken one back in its destructor
+  const std::shared_ptr<Context> context(
+      new Context);  // gives the taken one back in its destructor
   // The driver's ioctl lets the runtime raise the calling thread's priority.
   if (const auto nice = get(Setting::create_nice)) {
     setpriority(PRIO_PROCESS, id_t(syscall(SYS_gettid)), int(nice));
@@ -123,7 +124,8 @@ int Context::bind(const std::shared_ptr<Memory>& memory, const abi::TensorAttr& 
   if (strikes(Fault::bind_failure)) return abi::kMallocFail;
   const std::string_view name(attr.name, strnlen(attr.name, sizeof attr.name));
   if (name != "A" && name != "B" && name != "C") {
-    violation(Violation::misuse, "rknn_matmul_set_io_mem: a tensor named \"%.20s\"; nothing is bound",
+    violation(Violation::misuse,
+              "rknn_matmul_set_io_mem: a tensor named \"%.20s\"; nothing is bound",
               std::string(name).c_str());
     return abi::kSuccess;  // the vendor's runtime says nothing
   }
@@ -170,16 +172,15 @@ int Context::bind_converted_b(Memory& memory) {
   converted_b_ = Buffer::allocate(need, domain_, false);
   if (!converted_b_) return abi::kMallocFail;
   const NativeB native{format_->y, shape.k, shape.n, int(get(Setting::native_b_segment))};
-  to_native_b(*format_,
-              b_layout_ == abi::kNormal ? SourceB::normal : SourceB::transposed, shape.k, shape.n,
-              source->cpu() + offset, native, get(Setting::int4_high_first) != 0,
+  to_native_b(*format_, b_layout_ == abi::kNormal ? SourceB::normal : SourceB::transposed, shape.k,
+              shape.n, source->cpu() + offset, native, get(Setting::int4_high_first) != 0,
               converted_b_->device());
   return abi::kSuccess;
 }
 
 int Context::set_core_mask(int mask) {
-  const bool one_core = mask == abi::kCoreAuto || mask == abi::kCore0 || mask == abi::kCore1 ||
-                        mask == abi::kCore2;
+  const bool one_core =
+      mask == abi::kCoreAuto || mask == abi::kCore0 || mask == abi::kCore1 || mask == abi::kCore2;
   if (!one_core || strikes(Fault::refused_mask)) {
     log("Not support core mask: %d, fallback to single core auto mode", mask);
     return abi::kFail;

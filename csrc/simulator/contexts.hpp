@@ -1,7 +1,8 @@
 // # Contexts
 // A matmul context: one product of a fixed type and layout (with dynamic shapes, several heights),
 // three bound memories, and a run. Create checks a lot, bind checks nothing, run trusts what is
-// bound, as on a board; only that what would touch foreign memory there is refused and reported here.
+// bound, as on a board; only that what would touch foreign memory there is refused and reported
+// here.
 #pragma once
 
 #include <array>

@@ -63,8 +63,8 @@ NPUBLAS_EXPORT int npublas_simulator_counter(const char* name, std::int64_t* val
   return name && value && counter(name, *value) ? 0 : -1;
 }
 
-/// Settings as at the start, faults off and hung runs released, counters at zero. What programs hold
-/// (contexts, memories) stays theirs and stays counted.
+/// Settings as at the start, faults off and hung runs released, counters at zero. What programs
+/// hold (contexts, memories) stays theirs and stays counted.
 NPUBLAS_EXPORT void npublas_simulator_reset(void) {
   disarm_all();
   release_hung();

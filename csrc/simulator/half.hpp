@@ -8,16 +8,18 @@
 
 namespace npublas::simulator {
 
-/// The value, exactly.
+/// The value, exactly. Only adds and masks, so that a loop over it becomes vector code; no step has
+/// a subnormal float in it, so that it doesn't matter how the program has set up its processor.
 inline float from_half(std::uint16_t half) {
   const std::uint32_t sign = std::uint32_t(half & 0x8000) << 16;
-  const std::uint32_t exponent = (half >> 10) & 31;
-  const std::uint32_t fraction = half & 0x3ff;
-  // A subnormal is its fraction times 2^-24; anything else has its fraction and exponent moved.
-  const float subnormal = float(std::int32_t(fraction)) * 0x1p-24f;
-  const std::uint32_t moved = (exponent == 31 ? 255u << 23 : (exponent + 112) << 23) | fraction << 13;
-  const std::uint32_t magnitude = exponent == 0 ? std::bit_cast<std::uint32_t>(subnormal) : moved;
-  return std::bit_cast<float>(magnitude | sign);
+  const std::uint32_t moved = std::uint32_t(half & 0x7fff) << 13;  // fraction and exponent in place
+  const std::uint32_t special = 0u - std::uint32_t(moved >= 31u << 23);  // all ones: inf or NaN
+  const std::uint32_t small = 0u - std::uint32_t(moved < 1u << 23);      // subnormal or zero
+  // Rebias. A small one gets the leading one of 2^-14, which is then taken away again.
+  const std::uint32_t rebiased =
+      moved + (112u << 23) + (special & (112u << 23)) + (small & (1u << 23));
+  const float value = std::bit_cast<float>(rebiased) - std::bit_cast<float>(small & (113u << 23));
+  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) | sign);
 }
 
 /// The nearest half, ties to even; beyond the range infinity.

@@ -48,11 +48,14 @@ void describe(const Format& format, const abi::MatmulShape& shape, int b_layout,
     fill(io.c, "C", format.c, c_bytes, {m, n});
   }
   switch (b_layout) {
-    case abi::kNormal: fill(io.b, "B", format.ab, b_bytes, {k, n}); break;
-    case abi::kTransposedNormal: fill(io.b, "B", format.ab, b_bytes, {n, k}); break;
+    case abi::kNormal:
+      fill(io.b, "B", format.ab, b_bytes, {k, n});
+      break;
+    case abi::kTransposedNormal:
+      fill(io.b, "B", format.ab, b_bytes, {n, k});
+      break;
     default:
-      fill(io.b, "B", format.ab, b_bytes,
-           {n / format.y, k / kDepthStep, format.y, kDepthStep});
+      fill(io.b, "B", format.ab, b_bytes, {n / format.y, k / kDepthStep, format.y, kDepthStep});
   }
 }
 
@@ -62,9 +65,8 @@ void to_native_b(const Format& format, SourceB source, int k, int n, const std::
     for (int depth = 0; depth < native.k; ++depth) {
       const std::uint64_t to = native.at(std::uint64_t(depth), std::uint64_t(column));
       const bool inside = depth < k && column < n;
-      const std::uint64_t from = source == SourceB::transposed
-                                     ? std::uint64_t(column) * k + depth
-                                     : std::uint64_t(depth) * n + column;
+      const std::uint64_t from = source == SourceB::transposed ? std::uint64_t(column) * k + depth
+                                                               : std::uint64_t(depth) * n + column;
       if (format.bits == 4) {
         int value = 0;
         if (inside && source == SourceB::unpacked_int4) value = int(in[from]);

@@ -6,8 +6,8 @@
 //   B  normal [K, N]      transposed [N, K]      native [N/y, K/32, y, 32]
 //   C  normal [M, N]      native [N/w, M, w]
 //
-// So A and C are 16-byte chunks in every layout, and only the strides between the chunks differ; and
-// a column of native B is runs of 32 depths, contiguous.
+// So A and C are 16-byte chunks in every layout, and only the strides between the chunks differ;
+// and a column of native B is runs of 32 depths, contiguous.
 #pragma once
 
 #include <cstddef>
@@ -22,11 +22,11 @@ constexpr int kDepthStep = 32;  // K of every type is a multiple; also the depth
 
 /// What a matmul type means for the bytes.
 struct Format {
-  std::int32_t type;    // abi::MatmulType
-  int bits;             // of an element of A and B
-  int y;                // columns of a tile of B; N is a multiple of it
-  std::int32_t ab;      // abi::TensorType
-  std::int32_t c;       // abi::TensorType
+  std::int32_t type;  // abi::MatmulType
+  int bits;           // of an element of A and B
+  int y;              // columns of a tile of B; N is a multiple of it
+  std::int32_t ab;    // abi::TensorType
+  std::int32_t c;     // abi::TensorType
   int c_bytes;
 
   int x() const { return kChunk * 8 / bits; }

@@ -34,9 +34,8 @@ std::uint64_t next_address(std::uint64_t bytes) {
 }
 
 std::byte* map(int fd, std::uint64_t bytes) {
-  void* const address =
-      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED,
-           fd, 0);
+  void* const address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                             fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0);
   return address == MAP_FAILED ? nullptr : static_cast<std::byte*>(address);
 }
 

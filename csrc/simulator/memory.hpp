@@ -1,6 +1,7 @@
 // # Memory
-// A buffer is DMA memory with a descriptor: here a memfd, mapped for the CPU. What the NPU sees of it
-// is the same bytes, or in strict mode a second copy that only a cache sync moves data to and from:
+// A buffer is DMA memory with a descriptor: here a memfd, mapped for the CPU. What the NPU sees of
+// it is the same bytes, or in strict mode a second copy that only a cache sync moves data to and
+// from:
 //
 //   CPU writes  ->  cpu()  --to_device-->  device()  ->  a run reads
 //   CPU reads   <-  cpu()  <-from_device-  device()  <-  a run writes
@@ -62,11 +63,11 @@ class Buffer {
 };
 
 struct Memory {
-  abi::TensorMem handle{};         // what the program sees, and may write to
-  std::shared_ptr<Buffer> owned;   // this memory's own buffer; empty in a view
-  std::weak_ptr<Buffer> viewed;    // the buffer that a view looks into
+  abi::TensorMem handle{};        // what the program sees, and may write to
+  std::shared_ptr<Buffer> owned;  // this memory's own buffer; empty in a view
+  std::weak_ptr<Buffer> viewed;   // the buffer that a view looks into
   int domain = 0;
-  bool import_pending = false;     // a foreign descriptor is mapped when it is bound
+  bool import_pending = false;  // a foreign descriptor is mapped when it is bound
 
   std::shared_ptr<Buffer> buffer() const { return owned ? owned : viewed.lock(); }
 };

@@ -1,7 +1,7 @@
 // # Reports
 // What the simulator says on stderr, and the violations that it counts: things that a program does
-// to the runtime which the runtime does not check, and which on a board would read or write somebody
-// else's memory, use freed memory, or crash.
+// to the runtime which the runtime does not check, and which on a board would read or write
+// somebody else's memory, use freed memory, or crash.
 #pragma once
 
 #include <string>

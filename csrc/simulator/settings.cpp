@@ -52,10 +52,14 @@ bool allowed(Setting setting, std::int64_t value) {
   const Row& row = kRows[int(setting)];
   if (value < row.least || value > row.most) return false;
   switch (setting) {
-    case Setting::native_row_step: return value == 1 || value == 4;
-    case Setting::native_b_segment: return value % 32 == 0;
-    case Setting::isa: return value != kAvx2 || has_avx2();
-    default: return true;
+    case Setting::native_row_step:
+      return value == 1 || value == 4;
+    case Setting::native_b_segment:
+      return value % 32 == 0;
+    case Setting::isa:
+      return value != kAvx2 || has_avx2();
+    default:
+      return true;
   }
 }
 
