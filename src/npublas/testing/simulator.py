@@ -1,0 +1,273 @@
+"""Control over the simulator.
+
+The simulator is a shared library with the interface of the vendor's runtime. This module reaches
+the instance of it that this process has loaded, or will load, whoever loads it: npublas itself with
+``runtime="simulator"``, a ctypes program, or a test.
+
+Examples
+--------
+>>> from npublas.testing import simulator
+>>> with simulator.settings(strict=1, context_limit=8):
+...     simulator.setting("context_limit")
+8
+>>> with simulator.fault("submit_failure", nth=2):
+...     simulator.counters()["faults"]
+0
+
+``docs/simulator.md`` lists every setting, fault and counter.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = [
+    "LIBRARY_NAME",
+    "arm",
+    "counters",
+    "disarm",
+    "fault",
+    "fired",
+    "last_violation",
+    "library",
+    "names",
+    "path",
+    "release",
+    "reset",
+    "set",
+    "setting",
+    "settings",
+]
+
+LIBRARY_NAME = "libnpublas_simulator.so"
+
+
+def path() -> Path:
+    """Where the simulator's library is: beside the package's extension modules.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    FileNotFoundError
+        If the package was installed without it.
+
+    Examples
+    --------
+    >>> path().name
+    'libnpublas_simulator.so'
+    """
+    # In an editable install the libraries lie elsewhere than the Python files.
+    package = importlib.util.find_spec("npublas")
+    folders = [Path(p) for p in (package and package.submodule_search_locations) or []]
+    core = importlib.util.find_spec("npublas._core")
+    if core is not None and core.origin is not None:
+        folders.append(Path(core.origin).parent)
+    for folder in folders:
+        if (folder / LIBRARY_NAME).is_file():
+            return folder / LIBRARY_NAME
+    searched = ", ".join(str(folder) for folder in folders) or "no folder at all"
+    raise FileNotFoundError(f"there is no {LIBRARY_NAME} in {searched}: install npublas again")
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The loaded library, with the control functions' signatures declared.
+
+    Returns
+    -------
+    ctypes.CDLL
+    """
+    lib = ctypes.CDLL(str(path()))
+    text, integer, pointer = ctypes.c_char_p, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64)
+    signatures = {
+        "set": (ctypes.c_int, [text, integer]),
+        "set_text": (ctypes.c_int, [text, text]),
+        "get": (ctypes.c_int, [text, pointer]),
+        "arm": (ctypes.c_int, [text, integer, integer]),
+        "disarm": (ctypes.c_int, [text]),
+        "fired": (ctypes.c_int, [text, pointer]),
+        "release": (None, []),
+        "counter": (ctypes.c_int, [text, pointer]),
+        "reset": (None, []),
+        "setting_name": (text, [ctypes.c_int]),
+        "fault_name": (text, [ctypes.c_int]),
+        "counter_name": (text, [ctypes.c_int]),
+        "last_violation": (None, [text, ctypes.c_size_t]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(lib, f"npublas_simulator_{name}")
+        function.restype, function.argtypes = result, arguments
+    return lib
+
+
+def names(kind: str) -> list[str]:
+    """All names of a kind.
+
+    Parameters
+    ----------
+    kind : {"setting", "fault", "counter"}
+
+    Examples
+    --------
+    >>> names("setting")[:2]
+    ['strict', 'bind_syncs']
+    """
+    lister = getattr(library(), f"npublas_simulator_{kind}_name")
+    found: list[str] = []
+    while (name := lister(len(found))) is not None:
+        found.append(name.decode())
+    return found
+
+
+def _ask(function: str, kind: str, name: str) -> int:
+    value = ctypes.c_int64()
+    if getattr(library(), f"npublas_simulator_{function}")(name.encode(), ctypes.byref(value)):
+        raise _unknown(kind, name)
+    return value.value
+
+
+def _unknown(kind: str, name: str) -> ValueError:
+    return ValueError(f"the simulator has no {kind} {name!r}; it has {', '.join(names(kind))}")
+
+
+def setting(name: str) -> int:
+    """The current value of a setting.
+
+    Examples
+    --------
+    >>> setting("fd_limit")
+    1024
+    """
+    return _ask("get", "setting", name)
+
+
+def set(name: str, value: int | str) -> None:
+    """Change a setting until `reset`; `settings` is the same for a ``with`` block.
+
+    Parameters
+    ----------
+    name : str
+    value : int or str
+        A number, or one of the setting's words (``isa="baseline"``).
+
+    Raises
+    ------
+    ValueError
+        If there is no such setting, or if it does not take the value.
+    """
+    setting(name)  # or it raises
+    if isinstance(value, str):
+        status = library().npublas_simulator_set_text(name.encode(), value.encode())
+    else:
+        status = library().npublas_simulator_set(name.encode(), int(value))
+    if status:
+        raise ValueError(f"the simulator's setting {name!r} does not take {value!r}")
+
+
+@contextmanager
+def settings(**values: int | str) -> Iterator[None]:
+    """Settings for a ``with`` block; afterwards they are what they were.
+
+    Examples
+    --------
+    >>> with settings(isa="baseline"):
+    ...     setting("isa")
+    1
+    """
+    before = {name: setting(name) for name in values}
+    try:
+        for name, value in values.items():
+            set(name, value)
+        yield
+    finally:
+        for name, old in before.items():
+            set(name, old)
+
+
+def arm(kind: str, nth: int = 1, count: int = 1) -> None:
+    """Make a fault fire at the `nth` chance from now, `count` times in a row.
+
+    Parameters
+    ----------
+    kind : str
+        A name out of ``names("fault")``.
+    nth : int
+        1 is the next chance.
+    count : int
+        0 means from then on.
+    """
+    if library().npublas_simulator_arm(kind.encode(), nth, count):
+        if kind not in names("fault"):
+            raise _unknown("fault", kind)
+        raise ValueError(f"nth={nth} must be at least 1 and count={count} at least 0")
+
+
+def disarm(kind: str) -> None:
+    """Switch a fault off."""
+    if library().npublas_simulator_disarm(kind.encode()):
+        raise _unknown("fault", kind)
+
+
+@contextmanager
+def fault(kind: str, nth: int = 1, count: int = 1) -> Iterator[None]:
+    """A fault that is armed for a ``with`` block (see `arm`) and off after it.
+
+    Leaving the block releases runs that hang by ``"hang"``.
+
+    Examples
+    --------
+    >>> with fault("zeros", count=0):
+    ...     fired("zeros")
+    0
+    """
+    arm(kind, nth, count)
+    try:
+        yield
+    finally:
+        disarm(kind)
+        if kind == "hang":
+            release()
+
+
+def fired(kind: str) -> int:
+    """How often a fault has fired since it was armed."""
+    return _ask("fired", "fault", kind)
+
+
+def release() -> None:
+    """End every run that hangs by the fault ``"hang"``; such runs fail with -1."""
+    library().npublas_simulator_release()
+
+
+def counters() -> dict[str, int]:
+    """All counters: what is alive, the peaks, what was done, and the calls of each function.
+
+    Examples
+    --------
+    >>> counters()["violations"]
+    0
+    """
+    return {name: _ask("counter", "counter", name) for name in names("counter")}
+
+
+def last_violation() -> str:
+    """What the latest violation was, in words; empty if there was none."""
+    text = ctypes.create_string_buffer(512)
+    library().npublas_simulator_last_violation(text, len(text))
+    return text.value.decode(errors="replace")
+
+
+def reset() -> None:
+    """Settings as the process started with them, faults off, counters at zero.
+
+    Contexts and memories that somebody holds stay alive and counted.
+    """
+    library().npublas_simulator_reset()
