@@ -137,15 +137,28 @@ TEST_CASE("NPUBLAS_RUNTIME goes before the usual places") {
 TEST_CASE("NPUBLAS_RUNTIME must be a path, and exist") {
   const Board board({path_of("fake_v2_3_2")});
   {
-    const fake::Environment variable("NPUBLAS_RUNTIME", "librknnrt.so");
+    const fake::Environment variable("NPUBLAS_RUNTIME", "librknnrt");
     const auto failure = failure_of([&] { Runtime::load("auto", board.around); });
     CHECK(failure.kind == ErrorKind::argument);
-    CHECK(failure.says("NPUBLAS_RUNTIME=librknnrt.so"));
+    CHECK(failure.says("NPUBLAS_RUNTIME=librknnrt is neither"));
   }
   const fake::Environment variable("NPUBLAS_RUNTIME", "/nonexistent/librknnrt.so");
   const auto failure = failure_of([&] { Runtime::load("auto", board.around); });
   CHECK(failure.kind == ErrorKind::unavailable);
   CHECK(failure.says("/nonexistent/librknnrt.so does not exist"));
+}
+
+TEST_CASE(
+    "asking for auto overrules NPUBLAS_RUNTIME=simulator, the setting that a process began with") {
+  const Board board({path_of("fake_v2_3_2")});
+  const fake::Environment variable("NPUBLAS_RUNTIME", "simulator");
+  CHECK(Runtime::load("auto", board.around)->version() == Version{2, 3, 2});
+}
+
+TEST_CASE("a bare library name is left to the loader") {
+  CHECK(failure_of([] {
+          Runtime::load("librknnrt-that-is-nowhere.so");
+        }).says("could not be loaded"));
 }
 
 TEST_CASE("a word that is neither auto nor simulator nor a path is an error that lists them") {

@@ -41,18 +41,6 @@ std::string file_of(const void* address) {
                                                                     : "";
 }
 
-bool says_simulator(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](unsigned char c) { return char(std::tolower(c)); });
-  return text.find("simulator") != text.npos;
-}
-
-std::string simulator_path() {
-  static const int here = 0;
-  const std::string library = file_of(&here);
-  return library.substr(0, library.rfind('/') + 1) + "libnpublas_simulator.so";
-}
-
 std::optional<std::string> read_device_tree(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return std::nullopt;
@@ -107,6 +95,19 @@ std::vector<std::string> candidate_paths() {
   };
 }
 
+std::string simulator_path() {
+  static const int here = 0;
+  const std::string library = file_of(&here);
+  return library.substr(0, library.rfind('/') + 1) + "libnpublas_simulator.so";
+}
+
+bool says_simulator(const std::string& version_text) {
+  std::string text = version_text;
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return char(std::tolower(c)); });
+  return text.find("simulator") != text.npos;
+}
+
 Surroundings::Surroundings() : candidates(candidate_paths()) {}
 
 std::shared_ptr<Runtime> Runtime::load(const std::string& which, const Surroundings& around) {
@@ -122,20 +123,22 @@ std::shared_ptr<Runtime> Runtime::load(const std::string& which, const Surroundi
 
   if (which == "simulator") return attempt(simulator_path(), false, true);
   if (which != "auto") {
-    if (which.find('/') == which.npos) {
+    if (which.find('/') == which.npos && which.find(".so") == which.npos) {
       throw Error(ErrorKind::argument, "runtime=\"" + which +
                                            "\" is neither \"auto\" nor \"simulator\" nor a path "
-                                           "(which has a slash, e.g. \"/usr/lib/librknnrt.so\").");
+                                           "(e.g. \"/usr/lib/librknnrt.so\").");
     }
     return attempt(which, false, true);
   }
 
-  if (const std::string file = environment("NPUBLAS_RUNTIME"); !file.empty() && file != "auto") {
-    if (file.find('/') == file.npos) {
-      throw Error(ErrorKind::argument,
-                  "NPUBLAS_RUNTIME=" + file +
-                      " is not a path (which has a slash) while runtime is "
-                      "\"auto\". The simulator is chosen with runtime=\"simulator\".");
+  // As a setting the variable may also say "auto" or "simulator"; whoever asks for "auto" after
+  // that has overruled it.
+  if (const std::string file = environment("NPUBLAS_RUNTIME");
+      !file.empty() && file != "auto" && file != "simulator") {
+    if (file.find('/') == file.npos && file.find(".so") == file.npos) {
+      throw Error(ErrorKind::argument, "NPUBLAS_RUNTIME=" + file +
+                                           " is neither \"auto\" nor \"simulator\" nor a path "
+                                           "(e.g. \"/usr/lib/librknnrt.so\").");
     }
     return attempt(file, true, true);
   }

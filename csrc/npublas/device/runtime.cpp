@@ -80,9 +80,9 @@ void Runtime::learn_driver() {
   const Version driver = parse_version(driver_text_);
   // 0.9.8 cured failures of several processes and domains; before it, allocating while another
   // thread ran ended in submit failures and kernel panics. Unknown counts as old here.
-  quirks_.serialise_with_run = driver < Version{0, 9, 8};
-  if (driver == Version{} || driver > Version{0, 9, 8}) quirks_.untested = true;
-  if (driver != Version{} && driver < Version{0, 9, 6}) {
+  quirks_.serialise_with_run = driver < kRecommendedDriver;
+  if (driver == Version{} || driver > kRecommendedDriver) quirks_.untested = true;
+  if (driver != Version{} && driver < kOldestDriver) {
     if (!allow_unsupported_) {
       throw Error(ErrorKind::unavailable,
                   "the NPU driver rknpu " + driver_text_ +

@@ -22,6 +22,11 @@ struct Version {
   int patch = 0;
   auto operator<=>(const Version&) const = default;
 };
+// What npublas asks for; below `oldest` only under NPUBLAS_UNSUPPORTED_RUNTIME=1.
+inline constexpr Version kOldestRuntime{1, 6, 0};
+inline constexpr Version kRecommendedRuntime{2, 3, 2};
+inline constexpr Version kOldestDriver{0, 9, 6};
+inline constexpr Version kRecommendedDriver{0, 9, 8};
 /// All zero if `text` holds no version.
 Version parse_version(const std::string& text);
 std::string to_string(const Version& version);
@@ -135,6 +140,10 @@ class Runtime {
 
 /// The places that "auto" looks at, in order.
 std::vector<std::string> candidate_paths();
+/// The simulator beside libnpublas.so.
+std::string simulator_path();
+/// True if a version text says that its library is a simulator.
+bool says_simulator(const std::string& version_text);
 
 /// Turns a negative status of `call` into an Error that names the call, what it was for, and the
 /// remedy; does nothing on success. The one place that knows what the status codes mean.

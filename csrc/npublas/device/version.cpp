@@ -83,7 +83,7 @@ Quirks quirks_of(const Version& version) {
     // No version at all: the smallest limits of the supported ones.
     quirks.max_depth_int8 = quirks.max_depth_float16 = 8192;
     quirks.untested = true;
-  } else if (version < Version{1, 6, 0}) {
+  } else if (version < kOldestRuntime) {
     // "4096" in its documentation is bytes: int8 4096 and float16 2048 are taken, 32 more are not.
     quirks.max_depth_int8 = 4096;
     quirks.max_depth_float16 = 2048;
