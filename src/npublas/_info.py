@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from npublas import _core, _library, _machine
+from npublas import _config, _core, _engine, _library, _machine
 from npublas._machine import Clock, Machine
+from npublas._version import __version__
 
 _FEW_FILES = 4096  # the runtime takes a file descriptor per buffer
 
@@ -149,7 +150,8 @@ class Info:
         ]
         if self.governors:
             rows.append(("CPU governor", ", ".join(self.governors)))
-        rows.append(("open files", f"{self.file_limit[0]:,} (hard limit {self.file_limit[1]:,})"))
+        soft, hard = (f"{n:,}" if n >= 0 else "unlimited" for n in self.file_limit)
+        rows.append(("open files", f"{soft} (hard limit {hard})"))
         rows.append(("settings", ", ".join(f"{k}={v!r}" for k, v in self.settings.items())))
         rows += [("note", note) for note in self.notes]
         return rows
@@ -238,9 +240,7 @@ def show_versions() -> Versions:
 
 
 def _state() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the settings and the engine's state; imported late, because they know this module."""
-    from npublas import _config, _engine
-
+    """Return the settings and the engine's state."""
     return _config.get_config().to_dict(), _engine.status()
 
 
@@ -278,7 +278,7 @@ def _versions(settings: dict[str, Any], status: dict[str, Any], machine: Machine
         driver = f"{machine.driver} {driver or '(version unknown: it is shown to root only)'}"
     return Versions(
         {
-            "npublas": importlib.metadata.version("npublas"),
+            "npublas": __version__,
             "python": f"{platform.python_version()} ({sys.executable})",
             "numpy": np.__version__,
             "runtime": f"{'simulated: ' * simulated}{runtime or 'version unknown'} ({path})"

@@ -343,3 +343,46 @@ TEST_CASE("work on a thread of its own leaves the caller's nice value, and its e
           run_on_own_thread([] { throw Error(ErrorKind::memory, "full"); });
         }).message == "full");
 }
+
+TEST_CASE("the simulator multiplies through a context what was packed by the formula") {
+  const auto runtime = Runtime::load("simulator");
+  runtime->learn_driver();
+  CHECK(runtime->driver_text() != "");
+  CHECK_FALSE(runtime->quirks().untested);
+  const ContextShape shape{8, 64, 96};
+  const auto at_a = [&](int i, int p) { return i % 7 - 3 + (p % 5 - 2); };
+  const auto at_b = [&](int p, int j) { return (p * 3 + j) % 11 - 5; };
+  for (int core = 0; core < runtime->chip().cores; ++core) {
+    Context context(runtime, Type::int8, shape, core);
+    CHECK(context.pinned());
+    Buffers buffers(runtime, context);
+    auto* const a = reinterpret_cast<std::int8_t*>(buffers.a.data());
+    auto* const b = reinterpret_cast<std::int8_t*>(buffers.b.data());
+    const auto* const c = reinterpret_cast<const std::int32_t*>(buffers.c.data());
+    for (int i = 0; i < shape.m; ++i) {
+      for (int p = 0; p < shape.k; ++p) {
+        a[((p / 16) * shape.m + i) * 16 + p % 16] = std::int8_t(at_a(i, p));
+      }
+    }
+    for (int p = 0; p < shape.k; ++p) {
+      for (int j = 0; j < shape.n; ++j) {
+        b[((j / 32 * (shape.k / 32) + p / 32) * 32 + j % 32) * 32 + p % 32] =
+            std::int8_t(at_b(p, j));
+      }
+    }
+    buffers.a.to_device();
+    buffers.b.to_device();
+    context.bind(buffers.a, buffers.b, buffers.c);
+    context.run();
+    buffers.c.from_device();
+    int wrong = 0;
+    for (int i = 0; i < shape.m; ++i) {
+      for (int j = 0; j < shape.n; ++j) {
+        std::int32_t sum = 0;
+        for (int p = 0; p < shape.k; ++p) sum += at_a(i, p) * at_b(p, j);
+        wrong += c[((j / 4) * shape.m + i) * 4 + j % 4] != sum;
+      }
+    }
+    CHECK(wrong == 0);
+  }
+}
