@@ -368,14 +368,14 @@ class TestThePage:
         assert "The int8 product is wrong." in capsys.readouterr().out
 
 
-def take_stderr(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A terminal in the place of stderr, as what gets written to it.
+def take_stderr(monkeypatch: pytest.MonkeyPatch, terminal: bool = True) -> list[str]:
+    """A terminal or a file in the place of stderr, as what gets written to it.
 
     No fixture: pytest sets stderr anew between a test's set-up and its call.
     """
     written: list[str] = []
     screen = SimpleNamespace(
-        write=written.append, flush=lambda: None, isatty=lambda: True, encoding="utf-8"
+        write=written.append, flush=lambda: None, isatty=lambda: terminal, encoding="utf-8"
     )
     monkeypatch.setattr(sys, "stderr", screen)
     return written
@@ -415,12 +415,13 @@ class TestProgress:
         assert "".join(terminal).strip() == ""
 
     def test_nothing_is_drawn_into_a_file(
-        self, capsys: pytest.CaptureFixture[str], clock: Callable[[float], None]
+        self, monkeypatch: pytest.MonkeyPatch, clock: Callable[[float], None]
     ) -> None:
+        file = take_stderr(monkeypatch, terminal=False)
         with _terminal.progress("working", 2) as step:
             clock(5)
             step()
-        assert capsys.readouterr() == ("", "")
+        assert file == []
 
     def test_it_works_without_tqdm(self, monkeypatch: pytest.MonkeyPatch) -> None:
         terminal = take_stderr(monkeypatch)
