@@ -308,6 +308,25 @@ class TestThePage:
         assert len(timed) == 5
         assert all("simulated" in line or "CPU" in line for line in timed)
 
+    def test_says_why_there_is_no_npu(
+        self,
+        tiny_model: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        class Missing:
+            cause = "the cable of the board is not plugged in, said somebody who has looked there."
+
+            def __bool__(self) -> bool:
+                return False
+
+        monkeypatch.setattr(npublas, "is_available", Missing)
+        assert _demo.run([], tiny_model, size=8) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[1].startswith("There is no NPU here: the cable")
+        assert max(map(len, lines)) <= 80
+        assert npublas.get_config().runtime == "simulator"
+
     def test_compares_given_sentences_with_the_texts_and_each_other(
         self, page: Callable[..., list[str]]
     ) -> None:

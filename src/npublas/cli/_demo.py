@@ -37,7 +37,7 @@ def run(sentences: list[str], model: Path | None = None, size: int = SIZE) -> in
     say("", *products_page(products, size))
     loaded = _model.load(model)
     texts = sentences + shipped_texts()
-    say("", *wrap(f"Sentence embeddings of {len(texts)} texts, in float16, with {loaded.name}"))
+    say("", *wrap(f"Sentence embeddings of {len(texts)} texts, precision float16: {loaded.name}"))
     embeddings = embed(loaded, texts)
     say("", *pairs_page(embeddings, texts, len(sentences)))
     say("", *figures_page(embeddings))
@@ -55,13 +55,14 @@ def shipped_texts() -> list[str]:
 def choose_device() -> None:
     """Takes the simulator where there is no NPU, and says so."""
     say(f"npublas {npublas.__version__}, NumPy {np.__version__}")
-    missing = not npublas.is_available()
-    if missing:
+    npu = npublas.is_available()
+    if not npu:
         npublas.set_config(runtime="simulator")
+        cause = npu.cause.rstrip(".")
+        say(*wrap(f"There is no NPU here: {cause}. (`npublas info` says more.)", indent=""))
+    # Opens it: until then nobody knows whether what the settings name is an NPU.
     npublas.matmul(np.eye(2, dtype=np.float16), np.eye(2, dtype=np.float16), device="npu")
     if npublas.counters().simulated:
-        if missing:
-            say("There is no NPU here (`npublas info` says why).")
         say("The simulator stands in for it: the numbers are an NPU's, the times are not.")
 
 

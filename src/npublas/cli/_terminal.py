@@ -24,9 +24,9 @@ def shorten(text: str, width: int) -> str:
     return line if len(line) <= width else line[: width - 3].rstrip() + "..."
 
 
-def wrap(text: str) -> list[str]:
+def wrap(text: str, indent: str = "  ") -> list[str]:
     """The text as lines that fit, the second and later ones indented."""
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False)
+    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False)
 
 
 def table(
