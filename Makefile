@@ -30,7 +30,7 @@ help:
 
 install: $(VENV)/npublas
 
-test: $(VENV)/npublas $(VENV)/tools-test
+test: $(VENV)/npublas $(VENV)/tools-test $(VENV)/tools-demo
 	$(BIN)/python -m pytest $(ARGS)
 
 demo: $(VENV)/npublas $(VENV)/tools-demo
@@ -46,7 +46,7 @@ format: $(VENV)/tools-lint
 	$(BIN)/ruff format
 	git ls-files '*.cpp' '*.hpp' '*.c' '*.h' | xargs $(BIN)/clang-format -i
 
-types: $(VENV)/npublas $(VENV)/tools-lint
+types: $(VENV)/npublas $(VENV)/tools-lint $(VENV)/tools-demo
 	$(BIN)/mypy --strict
 
 stubs: $(VENV)/npublas $(VENV)/tools-lint
