@@ -45,13 +45,17 @@ Call& this_call() {
 bool read_settings(int override, Settings* settings) {
   int packed = default_settings.load(std::memory_order_relaxed);
   if (overrides_watched.load(std::memory_order_relaxed)) {
-    const GilHeld gil;
     const int here = context_override();
     if (here == -1 && PyErr_Occurred()) return false;
     packed = apply(packed, here);
   }
   *settings = unpack(apply(packed, override));
   return true;
+}
+
+bool read_settings_in_loop(Settings* settings) {
+  const GilHeld gil;
+  return read_settings(0, settings);
 }
 
 void set_default_settings(int settings) {

@@ -34,9 +34,11 @@ struct Call {
 /// The call that this thread is in. NumPy runs the loops of a call on the caller's thread.
 Call& this_call();
 
-/// The settings that hold here and now, changed by `override`. Takes the interpreter's lock if it
-/// needs it; if Python fails it leaves the exception set and returns false.
+/// The settings that hold here and now, changed by `override`. Needs the interpreter's lock. If
+/// Python fails it leaves the exception set and returns false.
 bool read_settings(int override, Settings* settings);
+/// The same for a loop that runs outside a call of ours, with or without the lock.
+bool read_settings_in_loop(Settings* settings);
 
 /// Python's side: the process's settings, and the context variable with the overrides.
 void set_default_settings(int settings);

@@ -70,54 +70,50 @@ void multiply_on_cpu(const Loop& loop, const Product& product, const Arguments& 
   loop.numpy(at.args, at.dims, at.steps);
 }
 
-/// What the NPU made of a product. With `failed`, an exception is set.
+/// What the NPU made of a product that was decided for it.
 struct Attempt {
-  bool done = false;
-  bool failed = false;
-  Reason reason = Reason::npu;
+  Reason reason;
   bool fallback = false;
   std::string detail;
   double seconds = 0;
 };
 
-Attempt try_npu(const Product& product, const Settings& settings) {
-  Decision decision = decide(settings, product.in, product.out, product.shape);
-  if (decision.on_npu) {
-    const EngineState state = engine_state();
-    if (state == EngineState::closed || state == EngineState::opening) {
-      if (!open_engine()) return {.failed = true};
-      decision = decide(settings, product.in, product.out, product.shape);
-    }
-  }
-  if (!decision.on_npu) {
-    if (decision.reason == Reason::no_npu && settings.device == Device::npu) {
-      return {.failed = !raise_unavailable()};
-    }
-    return {.reason = decision.reason, .fallback = decision.fallback};
-  }
+Attempt attempt_on_npu(const Product& product, const Settings& settings) {
   FlagsKept flags;
   const GilReleased released(true);
   Outcome outcome = multiply(product, settings);
-  if (outcome.reason == Reason::npu && outcome.overflowed) flags.raise(FE_OVERFLOW);
-  return {.done = outcome.reason == Reason::npu,
-          .reason = outcome.reason,
-          .fallback = outcome.reason != Reason::npu,
-          .detail = std::move(outcome.detail),
-          .seconds = outcome.seconds};
+  const bool done = outcome.reason == Reason::npu;
+  if (done && outcome.overflowed) flags.raise(FE_OVERFLOW);
+  return {outcome.reason, !done, std::move(outcome.detail), outcome.seconds};
 }
 
-/// Decides, multiplies and counts; false if an exception is set.
-bool run_considered(const Loop& loop, const Product& product, const Arguments& at,
-                    const Settings& settings, Call& call) {
-  Attempt attempt = try_npu(product, settings);
-  if (attempt.failed) return false;
+/// The decision once the engine is open, which only Python can do. False if an exception is set.
+bool decide_anew(const Product& product, const Settings& settings, Decision* decision) {
+  const EngineState state = engine_state();
+  if (state == EngineState::closed || state == EngineState::opening) {
+    if (!open_engine()) return false;
+    *decision = decide(settings, product.in, product.out, product.shape);
+  }
+  return true;
+}
+
+/// The way of a product that is for the NPU, or was meant for it, or is to be told about. False if
+/// an exception is set.
+bool run_with_reports(const Loop& loop, const Product& product, const Arguments& at,
+                      const Settings& settings, Decision decision, Call& call) {
+  if (decision.on_npu && !decide_anew(product, settings, &decision)) return false;
+  if (decision.reason == Reason::no_npu && settings.device == Device::npu) {
+    return raise_unavailable();
+  }
+  Attempt attempt{decision.reason, decision.fallback};
+  if (decision.on_npu) attempt = attempt_on_npu(product, settings);
   if (attempt.fallback && !call.reported) {
     call.reported = true;
     if (!report_fallback(attempt.reason, loop.in, attempt.detail, settings.on_fallback)) {
       return false;
     }
   }
-  if (!attempt.done) {
+  if (attempt.reason != Reason::npu) {
     const double start = now();
     multiply_on_cpu(loop, product, at);
     attempt.seconds = now() - start;
@@ -126,35 +122,21 @@ bool run_considered(const Loop& loop, const Product& product, const Arguments& a
   return !is_verbose() || report_product(loop.in, product.shape, attempt.reason, attempt.seconds);
 }
 
-/// The reason of a product that is too small to be considered; the type's own reason comes first.
-Reason reason_of_small(DType in) {
-  switch (in) {
-    case DType::int8:
-    case DType::uint8:
-    case DType::float16:
-    case DType::float32:
-      return Reason::small;
-    case DType::float64:
-      return Reason::float64;
-    default:
-      return Reason::dtype;
-  }
-}
-
+/// Decides, multiplies and counts; false if an exception is set.
 bool run(const Loop& loop, const Arguments& at) {
   Call& call = this_call();
   if (call.failed) return false;
   const Product product = product_of(loop, at);
   Settings settings = call.settings;
-  if (!call.known && !read_settings(0, &settings)) return false;
+  if (!call.known && !read_settings_in_loop(&settings)) return false;
 
-  if (settings.device != Device::npu && !may_gain(product.shape) && !is_verbose()) {
+  const Decision decision = decide(settings, loop.in, loop.out, product.shape);
+  if (!decision.on_npu && !decision.fallback && !is_verbose()) {
     multiply_on_cpu(loop, product, at);
-    count(loop.in, product.shape,
-          settings.device == Device::cpu ? Reason::device_cpu : reason_of_small(loop.in), false, 0);
+    count(loop.in, product.shape, decision.reason, false, 0);
     return true;
   }
-  const bool done = run_considered(loop, product, at, settings, call);
+  const bool done = run_with_reports(loop, product, at, settings, decision, call);
   if (call.known) call.failed = !done;
   return done;
 }

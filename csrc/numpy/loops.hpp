@@ -2,9 +2,10 @@
 // What NumPy calls for each stack of products, one loop for each type. A loop decides, multiplies,
 // and counts:
 //
-//   nothing to gain:   NumPy's own loop                      (most calls: a few nanoseconds)
-//   for the NPU:       open the engine if need be; multiply; on failure report, and go on below
-//   for the CPU:       NumPy's own loop, or blocks of float32 for int8, uint8 and float16
+//   for the NPU:   open the engine if need be; multiply; on failure report, and go on below
+//   for the CPU:   NumPy's own loop, or blocks of float32 for int8, uint8 and float16
+//
+// Most products are small and for the CPU: for those a loop costs a few tens of nanoseconds.
 #pragma once
 
 #include "cpu.hpp"

@@ -160,19 +160,7 @@ def get_config() -> Config:
     ...     npublas.get_config().device
     'cpu'
     """
-    return replace(_process, **_unpacked(_ufuncs.override.get(0)))
-
-
-def settings_of_call(caller: str, **changes: object) -> tuple[Config, int]:
-    """The settings of one call with these changes (None changes nothing), and the same packed.
-
-    Raises
-    ------
-    ConfigurationError
-        If a value is not one of those allowed.
-    """
-    config = replace(get_config(), **_checked(caller, changes, {}))
-    return config, _packed(config.to_dict())[1]
+    return replace(_process, **_changes(_ufuncs.override.get(0)))
 
 
 def config_context(
@@ -294,6 +282,20 @@ class _ConfigContext(contextlib.ContextDecorator):
         return f"config_context({changes})"
 
 
+def packed(*, precision: Precision | None = None, device: Device | None = None) -> int:
+    """The settings that a call here would have, packed for the core."""
+    own = _checked("matmul", {"precision": precision, "device": device}, {})
+    return _packed({**get_config().to_dict(), **own})[1]
+
+
+def unpacked(settings: int) -> dict[str, Any]:
+    """Packed settings by name."""
+    return {
+        name: choices[settings >> _SHIFTS[name] & _MASKS[name]]
+        for name, choices in _CHOICES.items()
+    }
+
+
 def _packed(settings: Mapping[str, Any]) -> tuple[int, int]:
     """The mask of the packed settings that `settings` has, and their values."""
     mask = values = 0
@@ -303,14 +305,11 @@ def _packed(settings: Mapping[str, Any]) -> tuple[int, int]:
     return mask, values
 
 
-def _unpacked(override: int) -> dict[str, Any]:
-    """The settings that a packed override has, by name."""
+def _changes(override: int) -> dict[str, Any]:
+    """The settings that an override says something about, by name."""
     mask = override >> _OVERRIDE_SHIFT
-    return {
-        name: choices[override >> _SHIFTS[name] & _MASKS[name]]
-        for name, choices in _CHOICES.items()
-        if mask >> _SHIFTS[name] & _MASKS[name]
-    }
+    settings = unpacked(override)
+    return {name: settings[name] for name in settings if mask >> _SHIFTS[name] & _MASKS[name]}
 
 
 def _checked(

@@ -178,7 +178,8 @@ def explain(
     batch = 1
     for length in stack:
         batch *= length
-    config, settings = _config.settings_of_call("explain", precision=precision, device=device)
+    settings = _config.packed(precision=precision, device=device)
+    names = _config.unpacked(settings)
     arguments = (settings, loop[0].name, loop[2].name, batch, m, a.shape[-1], n)
     decision = _core.decide(*arguments)
     if decision["on_npu"] and _core.engine_state() == "closed":
@@ -188,8 +189,8 @@ def explain(
     return Explanation(
         shape=(batch, m, a.shape[-1], n),
         dtypes=(loop[0].name, loop[1].name, loop[2].name),
-        precision=config.precision,
-        device=config.device,
+        precision=names["precision"],
+        device=names["device"],
         plan=Plan(**plan) if plan else None,
         simulated=bool(_core.engine_status()["simulated"]),
         **decision,

@@ -2,7 +2,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, Literal, SupportsIndex, TypeAlias, final
 
-from numpy import _CastingKind, _OrderKACF  # of NumPy's stubs, not of its module
+from numpy import _CastingKind, _OrderKACF, dtype  # of NumPy's stubs, not of its module
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from npublas._types import Device, Precision
@@ -30,6 +30,14 @@ class _Matmul:
     def identity(self) -> None: ...
     @property
     def signature(self) -> Literal["(n?,k),(k,m?)->(n?,m?)"]: ...
+    def resolve_dtypes(
+        self,
+        dtypes: tuple[dtype[Any] | type | None, ...],
+        *,
+        signature: tuple[dtype[Any] | None, ...] | None = None,
+        casting: _CastingKind | None = None,
+        reduction: bool = False,
+    ) -> tuple[dtype[Any], ...]: ...
     def __call__(
         self,
         x1: ArrayLike,
