@@ -179,8 +179,9 @@ def test_unpacking_takes_the_scales_off_without_overflow():
     )  # fmt: skip
     exact = np.ldexp(sums[:5, :5].astype(np.float64), -(rows[:, None] + columns))
     with np.errstate(over="ignore"):
-        np.testing.assert_array_equal(target, exact.astype(np.float32))
-    assert seen["finite"] == bool(np.isfinite(exact.astype(np.float32)).all())
+        expected = exact.astype(np.float32)
+    np.testing.assert_array_equal(target, expected)
+    assert seen["finite"] == bool(np.isfinite(expected).all())
 
 
 def test_a_sum_beyond_float32_is_reported():

@@ -81,12 +81,10 @@ def test_a_stack_is_shared_product_by_product():
     assert [block[0] for block in plan["blocks"]] == list(range(12))
 
 
-@given(st.integers(1, 2000))
-def test_few_contexts_serve_many_heights(m):
-    rows, _, _ = _core.plan(1, m, 64, 32, "int8", cores=1)["tile"]
-    assert rows >= min(m, 512 if m > 512 else m) or rows * -(-m // rows) >= m
-    heights = {_core.plan(1, h, 64, 32, "int8", cores=1)["tile"][0] for h in range(1, 513, 7)}
-    assert len(heights) <= 24
+def test_few_contexts_serve_many_heights():
+    heights = {_core.plan(1, m, 64, 32, "int8", cores=1)["tile"][0] for m in range(1, 2000)}
+    assert len(heights) <= 20
+    assert all(_core.plan(1, m, 64, 32, "int8", cores=1)["tile"][0] >= m for m in range(1, 513))
 
 
 def test_a_tall_result_keeps_its_waiting_sums_small():

@@ -172,7 +172,8 @@ def explain(
     """
     a, b = np.asarray(a), np.asarray(b)
     stack = _stack_shape(a, b)
-    loop = _ufuncs.ufunc.resolve_dtypes((a.dtype, b.dtype, None), signature=_signature(dtype))
+    signature = {} if dtype is None else {"signature": (None, None, np.dtype(dtype))}
+    loop = _ufuncs.ufunc.resolve_dtypes((a.dtype, b.dtype, None), **signature)
     m = a.shape[-2] if a.ndim > 1 else 1
     n = b.shape[-1] if b.ndim > 1 else 1
     batch = 1
@@ -195,10 +196,6 @@ def explain(
         simulated=bool(_core.engine_status()["simulated"]),
         **decision,
     )
-
-
-def _signature(dtype: npt.DTypeLike | None) -> tuple[None, None, Any] | None:
-    return None if dtype is None else (None, None, np.dtype(dtype))
 
 
 def _stack_shape(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> tuple[int, ...]:

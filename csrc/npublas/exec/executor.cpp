@@ -188,16 +188,31 @@ void Executor::serve(Worker& worker, int core) {
   }
 }
 
+/// What a worker needs for one tile: the same for every block of a plan, so it is borrowed once.
+struct Executor::Bench {
+  Window::Loan<device::Context> context;
+  Window::Loan<device::Memory> a, b, c;
+};
+
 void Executor::take_blocks(Job& job, int core) {
-  const std::int64_t blocks = job.plan.blocks();
+  const Plan& plan = job.plan;
+  auto context = window_->context(
+      type_of(plan.element),
+      {int(plan.tile_rows), int(plan.tile_depth), int(plan.tile_columns)}, core);
+  auto a = window_->memory(context->a_bytes());
+  auto b = window_->memory(context->b_bytes());
+  auto c = window_->memory(context->c_bytes());
+  const Bench bench{std::move(context), std::move(a), std::move(b), std::move(c)};
+  const std::int64_t blocks = plan.blocks();
   while (!job.stop) {
     const std::int64_t index = job.next_block.fetch_add(1);
     if (index >= blocks) return;
-    multiply(job, job.plan.block(index), core);
+    multiply(job, plan.block(index), bench);
   }
 }
 
-void Executor::multiply(Job& job, const Block& block, int core) {
+void Executor::multiply(Job& job, const Block& block, const Bench& bench) {
+  const auto& [context, a, b, c] = bench;
   const Plan& plan = job.plan;
   const Product& product = job.product;
   const Shape& shape = product.shape;
@@ -205,11 +220,6 @@ void Executor::multiply(Job& job, const Block& block, int core) {
   const std::int64_t tile_rows = plan.tile_rows, tile_depth = plan.tile_depth;
   const bool floats = element == Element::float16;
 
-  const auto context = window_->context(
-      type_of(element), {int(tile_rows), int(tile_depth), int(plan.tile_columns)}, core);
-  const auto a = window_->memory(context->a_bytes());
-  const auto b = window_->memory(context->b_bytes());
-  const auto c = window_->memory(context->c_bytes());
   std::vector<std::int32_t> row_exponents(std::size_t(tile_rows), 0);
   std::vector<std::int32_t> column_exponents(std::size_t(plan.tile_columns), 0);
   // float16 results are summed in float32 and rounded once, when the last partial sum is in.

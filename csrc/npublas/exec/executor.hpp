@@ -57,12 +57,13 @@ class Executor {
   int failed_core() const { return failed_core_; }
 
  private:
+  struct Bench;
   struct Job;
   struct Worker;
 
   void serve(Worker& worker, int core);
   void take_blocks(Job& job, int core);
-  void multiply(Job& job, const Block& block, int core);
+  void multiply(Job& job, const Block& block, const Bench& bench);
 
   std::shared_ptr<device::Runtime> runtime_;
   std::unique_ptr<Window> window_;

@@ -1,0 +1,255 @@
+"""Opening the engine: what is trusted, by whom it is shared, and what a child inherits."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import npublas
+from npublas import _core, _engine, _memory, _verify
+from npublas.testing import simulator
+
+A = np.arange(-60, 60, dtype=np.int8).reshape(4, 30)
+B = np.arange(-75, 75, dtype=np.int8).reshape(30, 5)
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    npublas.set_config(runtime="simulator")
+    _engine.close_engine()
+    simulator.reset()
+    yield
+    simulator.reset()
+    _engine.close_engine()
+
+
+def run(code, **environment):
+    """Run Python code in a process of its own; return what it printed."""
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_importing_opens_prints_and_patches_nothing():
+    out = run(
+        """
+        import numpy, os, sys
+        matmul, files = numpy.matmul, len(os.listdir("/proc/self/fd"))
+        import npublas
+        from npublas import _core
+        assert numpy.matmul is matmul
+        assert _core.engine_state() == "closed"
+        assert len(os.listdir("/proc/self/fd")) == files
+        assert "npublas.testing" not in sys.modules
+        """
+    )
+    assert out == ""
+
+
+def test_a_type_whose_known_answers_come_back_as_zeros_is_off():
+    # What runtime 2.2.0 does: success, and zeros. Here for the float16 part of the self-test only.
+    with simulator.fault("zeros", nth=13, count=0):
+        _engine.open_engine()
+    problems = _engine.status()["type_problems"]
+    assert problems["int8"] == "" and "known answer" in problems["float16"]
+    assert (npublas.matmul(A, B, device="npu") == np.matmul(A, B)).all()
+    half = npublas.matmul(A.astype(np.float16), B.astype(np.float16), device="npu")
+    np.testing.assert_array_equal(half, A.astype(np.float16) @ B.astype(np.float16))
+    counters = npublas.counters()
+    assert counters.npu.products == 1 and counters.fallbacks == 1
+    assert "self-test" in npublas.explain(half, half.T, device="npu").reason
+
+
+def test_each_core_is_put_to_the_test_on_both_sides_of_a_task_limit():
+    _engine.open_engine()
+    # (1, 4, 128, 132 rows) × 2 types × 3 cores, and one subnormal on each core.
+    assert simulator.counters()["rknn_matmul_run"] == 4 * 2 * 3 + 3
+
+
+def test_subnormals_are_probed():
+    for flush in (0, 1):
+        with simulator.settings(flush_subnormals=flush):
+            _engine.open_engine()
+            assert _engine.status()["flushes_subnormals"] == bool(flush)
+            _engine.close_engine()
+
+
+def test_no_npu_is_an_error_where_one_is_demanded_and_none_where_not(tmp_path):
+    npublas.set_config(runtime=str(tmp_path / "librknnrt.so"))
+    big = np.ones((2000, 2000), np.int8)
+    assert npublas.matmul(big, big)[0, 0] == -48  # 2000 modulo 256
+    assert npublas.counters().fallbacks == 0
+    with pytest.raises(npublas.NpuUnavailableError, match=r"librknnrt\.so"):
+        npublas.matmul(A, B, device="npu")
+    assert not npublas.is_available()
+
+
+def test_another_process_that_holds_the_npu_sends_products_to_the_cpu(monkeypatch):
+    monkeypatch.setenv("NPUBLAS_LOCK_TIMEOUT", "0.05")
+    _engine.open_engine()
+    with open(_engine.lock_file()) as file:  # noqa: PTH123
+        fcntl.flock(file, fcntl.LOCK_EX)
+        np.testing.assert_array_equal(npublas.matmul(A, B, device="npu"), np.matmul(A, B))
+        assert npublas.counters().npu.products == 0
+        assert "another process" in npublas.counters().reasons[0].text
+    npublas.matmul(A, B, device="npu")
+    assert npublas.counters().npu.products == 1
+
+
+def test_two_processes_take_turns():
+    code = """
+        import numpy as np, npublas
+        npublas.set_config(runtime="simulator")
+        rng = np.random.default_rng()
+        for _ in range(20):
+            a = rng.integers(-128, 128, (40, 500), np.int8)
+            assert (npublas.matmul(a, a.T, device="npu") == np.matmul(a, a.T)).all()
+        print(npublas.counters().npu.products)
+        """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    environment = {**os.environ, "NPUBLAS_LOCK_TIMEOUT": "60"}
+    children = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [child.communicate()[0].strip() for child in children] == ["20", "20"]
+
+
+def test_a_forked_child_starts_with_a_fresh_engine():
+    out = run(
+        """
+        import os, warnings
+        import numpy as np, npublas
+        from npublas import _core
+        npublas.set_config(runtime="simulator")
+        a = np.arange(64, dtype=np.int8).reshape(8, 8)
+        npublas.matmul(a, a, device="npu")
+        warnings.simplefilter("ignore")  # Python warns of forks beside threads
+        if (child := os.fork()) == 0:
+            fresh = _core.engine_state() == "closed"
+            right = (npublas.matmul(a, a, device="npu") == np.matmul(a, a)).all()
+            os._exit(0 if fresh and right and _core.engine_state() == "open" else 1)
+        _, status = os.waitpid(child, 0)
+        npublas.matmul(a, a, device="npu")
+        print(os.waitstatus_to_exitcode(status), npublas.counters().npu.products)
+        """
+    )
+    assert out == "0 2"
+
+
+def test_child_processes_inherit_environment_variables():
+    code = """
+        import numpy as np, npublas
+        a = np.ones((4, 4), np.int8)
+        npublas.matmul(a, a)
+        print(npublas.counters().npu.products, npublas.memory_info().limit)
+        """
+    environment = {
+        "NPUBLAS_RUNTIME": "simulator", "NPUBLAS_DEVICE": "npu", "NPUBLAS_MEMORY_LIMIT": "16MiB",
+    }  # fmt: skip
+    assert run(code, **environment) == f"1 {16 << 20}"
+
+
+def test_settings_of_the_process_are_refused_while_the_npu_is_busy():
+    npublas.matmul(A, B, device="npu")
+    import threading
+
+    with simulator.fault("hang"):
+        thread = threading.Thread(target=lambda: npublas.matmul(A, B, device="npu"))
+        thread.start()
+        while not simulator.fired("hang"):
+            pass
+        with pytest.raises(npublas.NpuError, match="busy"):
+            npublas.set_config(cores=1)
+        simulator.release()
+        thread.join()
+    assert npublas.get_config().cores == 3
+    npublas.set_config(cores=1)
+    npublas.set_config(cores=3)
+
+
+class TestUnknownRuntimes:
+    """A runtime that nobody knows is opened in a child process first, and the outcome remembered."""
+
+    @pytest.fixture(autouse=True)
+    def _unknown(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        self.cache = tmp_path / "npublas" / "verdicts.json"
+        self.probe = {**_core.probe_runtime("simulator"), "untested": True}
+        monkeypatch.setattr(_core, "probe_runtime", lambda runtime: self.probe)
+
+    def test_one_that_works_is_used_and_tried_once(self, monkeypatch):
+        npublas.matmul(A, B, device="npu")
+        assert npublas.counters().npu.products == 1
+        verdicts = json.loads(self.cache.read_text())["verdicts"]
+        assert list(verdicts.values()) == [""]
+        _engine.close_engine()
+        monkeypatch.setattr(_verify, "_try_in_child", lambda runtime: pytest.fail("tried again"))
+        npublas.matmul(A, B, device="npu")
+
+    def test_one_that_hangs_is_refused_with_the_reason(self, monkeypatch):
+        monkeypatch.setenv("NPUBLAS_TRIAL_TIMEOUT", "0.01")
+        with pytest.raises(npublas.NpuUnavailableError, match=r"did not finish within 0\.01 s"):
+            npublas.matmul(A, B, device="npu")
+        assert str(self.cache) in str(npublas.is_available())
+
+    def test_one_that_crashes_is_refused_with_the_reason(self, monkeypatch):
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        with pytest.raises(npublas.NpuUnavailableError, match="ended with status 1"):
+            npublas.matmul(A, B, device="npu")
+
+    @pytest.mark.parametrize("content", ["", "[]", "{", '{"verdicts": 3}'])
+    def test_a_damaged_cache_is_no_cache(self, content):
+        self.cache.parent.mkdir()
+        self.cache.write_text(content)
+        npublas.matmul(A, B, device="npu")
+        assert npublas.counters().npu.products == 1
+        assert json.loads(self.cache.read_text())["verdicts"]
+
+
+class TestDefaultMemoryLimit:
+    def machine(self, root, available_kib, groups):
+        (root / "proc/self").mkdir(parents=True)
+        (root / "proc/meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable: {available_kib} kB\n")
+        (root / "proc/self/cgroup").write_text("0::/user/app\n")
+        for path, limit in groups.items():
+            group = root / "sys/fs/cgroup" / path
+            group.mkdir(parents=True, exist_ok=True)
+            (group / "memory.max").write_text(f"{limit}\n")
+
+    @pytest.mark.parametrize(
+        ("available_kib", "groups", "expected"),
+        [
+            (32 << 20, {}, 1 << 30),
+            (2 << 20, {}, 512 << 20),
+            (32 << 20, {"user/app": "max", "user": str(300 << 20)}, 300 << 20),
+            (32 << 20, {"user/app": str(200 << 20)}, 200 << 20),
+            (1 << 10, {}, 8 << 20),
+        ],
+    )
+    def test_it_is_the_smallest_of_three(self, tmp_path, available_kib, groups, expected):
+        self.machine(tmp_path, available_kib, groups)
+        assert _memory.default_limit(tmp_path) == expected
+
+    def test_old_control_groups_count_too(self, tmp_path):
+        self.machine(tmp_path, 32 << 20, {})
+        (tmp_path / "proc/self/cgroup").write_text("4:cpu,memory:/a\n")
+        (tmp_path / "sys/fs/cgroup/memory/a").mkdir(parents=True)
+        (tmp_path / "sys/fs/cgroup/memory/a/memory.limit_in_bytes").write_text(str(99 << 20))
+        assert _memory.default_limit(tmp_path) == 99 << 20
+
+    def test_a_machine_that_tells_nothing_gets_one_gibibyte(self, tmp_path):
+        assert _memory.default_limit(tmp_path) == 1 << 30
