@@ -5,6 +5,7 @@
 #include <atomic>
 #include <mutex>
 
+#include "lock.hpp"
 #include "settings.hpp"
 
 namespace npublas::simulator {
@@ -43,6 +44,10 @@ constexpr std::array<const char*, kCounters> kCounterNames = {
     "fds_peak",
     "allocations",
     "runs",
+    "runs_core_0",
+    "runs_core_1",
+    "runs_core_2",
+    "runs_core_auto",
     "runs_at_once_peak",
     "operations",
     "managed_during_run",
@@ -61,7 +66,7 @@ std::array<std::atomic<std::int64_t>, kCounters> values;
 std::array<std::atomic<std::int64_t>, kFunctions> calls;
 std::atomic<std::int64_t> running{0};
 
-std::mutex taking;  // a check against a limit and the taking are one step
+Lock taking;  // a check against a limit and the taking are one step
 std::array<std::int64_t, kDomains> domain_bytes;
 
 std::atomic<std::int64_t>& at(Counter counter) { return values[int(counter)]; }

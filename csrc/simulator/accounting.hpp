@@ -47,6 +47,10 @@ enum class Counter {
   fds_peak,
   allocations,  // since the last reset, as everything below
   runs,         // that computed something
+  runs_core_0,  // of those, by the context's mask
+  runs_core_1,
+  runs_core_2,
+  runs_core_auto,
   runs_at_once_peak,
   operations,          // 2*m*k*n of each run
   managed_during_run,  // create, destroy, allocate, free or bind B while some run was on

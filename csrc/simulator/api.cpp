@@ -232,9 +232,8 @@ NPUBLAS_EXPORT abi::TensorMem* rknn_create_mem_from_fd(abi::Context ctx, std::in
                                                        void* virt_addr, std::uint32_t size,
                                                        std::int32_t offset) {
   return memory_of(Function::create_mem_from_fd, [&]() -> std::shared_ptr<Memory> {
-    const std::shared_ptr<Context> context = living_context(Function::create_mem_from_fd, ctx);
-    if (!context) return nullptr;
-    return view_memory(fd, virt_addr, size, offset, context->domain());
+    if (!living_context(Function::create_mem_from_fd, ctx)) return nullptr;
+    return view_memory(fd, virt_addr, size, offset);
   });
 }
 

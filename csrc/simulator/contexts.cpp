@@ -14,6 +14,7 @@
 #include "accounting.hpp"
 #include "arithmetic.hpp"
 #include "faults.hpp"
+#include "lock.hpp"
 #include "report.hpp"
 #include "settings.hpp"
 
@@ -24,7 +25,7 @@ namespace {
 constexpr std::array<std::uint64_t, 2> kOwnBytes = {2752, 120};
 
 struct Table {
-  std::mutex mutex;
+  Lock mutex;
   std::unordered_map<abi::Context, std::shared_ptr<Context>> contexts;
   abi::Context next = 0x5100'0000'0000;  // never reused, so that a stale one is found out
 };
@@ -130,7 +131,7 @@ int Context::bind(const std::shared_ptr<Memory>& memory, const abi::TensorAttr& 
     return abi::kSuccess;  // the vendor's runtime says nothing
   }
   if (memory->import_pending) {
-    memory->owned = Buffer::import(memory->handle.fd, memory->domain);
+    memory->owned = Buffer::import(memory->handle.fd);
     if (!memory->owned) return abi::kMallocFail;
     memory->import_pending = false;
   }
@@ -185,6 +186,7 @@ int Context::set_core_mask(int mask) {
     log("Not support core mask: %d, fallback to single core auto mode", mask);
     return abi::kFail;
   }
+  core_mask_ = mask;
   return abi::kSuccess;
 }
 
@@ -248,13 +250,11 @@ int Context::get_quantisation(abi::QuantParams& params, float* scale) {
   return abi::kSuccess;
 }
 
-std::uint64_t Context::surface_bytes() const {
-  std::uint64_t bytes = 0;
-  for (const auto& [m, k, n] : shapes_) {
-    bytes = std::max(bytes, format_->ab_bytes(std::uint64_t(m) * k + std::uint64_t(k) * n) +
-                                std::uint64_t(m) * n * format_->c_bytes);
-  }
-  return bytes;
+// The NPU's program for native A and C has surfaces of a multiple of four rows, whatever io_attr
+// says, except for a single row.
+int Context::program_rows() const {
+  const int step = native_ac_ && shape_->m > 1 ? int(get(Setting::native_row_step)) : 1;
+  return (shape_->m + step - 1) / step * step;
 }
 
 /// What is bound as `name`, if the NPU can touch `need` bytes of it and nothing else.
@@ -284,14 +284,12 @@ bool Context::resolve(const char* name, const std::weak_ptr<Memory>& bound, std:
               "%d of a buffer of %llu)%s",
               (unsigned long long)need, name, handle.size, handle.offset,
               (unsigned long long)range.buffer->size(),
-              native_ac_ && shape_->m > 1 && shape_->m % get(Setting::native_row_step)
-                  ? "; native surfaces have a multiple of 4 rows"
-                  : "");
+              program_rows() != shape_->m ? "; native surfaces have a multiple of 4 rows" : "");
     return false;
   }
-  if (memory->domain != domain_) {
+  if (range.buffer->domain() != domain_) {
     violation(Violation::misuse, "rknn_matmul_run: %s is in iommu domain %d, its context in %d",
-              name, memory->domain, domain_);
+              name, range.buffer->domain(), domain_);
     return false;
   }
   return true;
@@ -320,10 +318,7 @@ int Context::run() {
     log("rknn_matmul_run: rknn_matmul_set_dynamic_shape comes first");
     return abi::kFail;
   }
-  // The program of the NPU for native A and C has surfaces of a multiple of four rows, whatever
-  // io_attr says, except for a single row.
-  const int step = native_ac_ && shape_->m > 1 ? int(get(Setting::native_row_step)) : 1;
-  const int rows = (shape_->m + step - 1) / step * step;
+  const int rows = program_rows();
   const std::uint64_t depth = std::uint64_t(shape_->k);
   const std::uint64_t columns = std::uint64_t(shape_->n);
   Range a, b, c;
@@ -352,10 +347,13 @@ int Context::run() {
 }
 
 int Context::compute(const Range& a, const Range& b, const Range& c) {
-  const int step = native_ac_ && shape_->m > 1 ? int(get(Setting::native_row_step)) : 1;
-  const int rows = (shape_->m + step - 1) / step * step;
+  const int rows = program_rows();
   const auto [m, k, n] = *shape_;
   add(Counter::runs);
+  add(core_mask_ == abi::kCore0   ? Counter::runs_core_0
+      : core_mask_ == abi::kCore1 ? Counter::runs_core_1
+      : core_mask_ == abi::kCore2 ? Counter::runs_core_2
+                                  : Counter::runs_core_auto);
   add(Counter::operations, 2ll * m * k * n);
   // Per-channel and per-group quantisation of the runtimes for RK3588 returns success and zeros.
   if (strikes(Fault::zeros) || !per_layer(b_quant_)) {

@@ -44,8 +44,6 @@ class Context {
   int run();
 
   int domain() const { return domain_; }
-  /// Bytes of A, B and C at the tallest shape.
-  std::uint64_t surface_bytes() const;
   /// Held by the one thread that works with this context.
   std::mutex& in_use() { return in_use_; }
 
@@ -62,6 +60,7 @@ class Context {
   bool resolve(const char* name, const std::weak_ptr<Memory>& bound, std::uint64_t need,
                Range& range) const;
   int bind_converted_b(Memory& memory);
+  int program_rows() const;
   int compute(const Range& a, const Range& b, const Range& c);
 
   const Format* format_ = nullptr;
@@ -72,6 +71,7 @@ class Context {
   int b_quant_ = abi::kPerLayerSymmetric;
   int group_size_ = 0;
   int domain_ = 0;
+  int core_mask_ = abi::kCoreAuto;
   bool broken_ = false;  // its own two buffers could not be had
   std::array<std::shared_ptr<Buffer>, 2> own_;
   std::array<Quantisation, 3> quantisation_;  // A, B, C

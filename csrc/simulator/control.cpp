@@ -63,6 +63,9 @@ NPUBLAS_EXPORT int npublas_simulator_counter(const char* name, std::int64_t* val
   return name && value && counter(name, *value) ? 0 : -1;
 }
 
+/// Everything but what is alive to zero; peaks start again from there.
+NPUBLAS_EXPORT void npublas_simulator_reset_counters(void) { reset_counters(); }
+
 /// Settings as at the start, faults off and hung runs released, counters at zero. What programs
 /// hold (contexts, memories) stays theirs and stays counted.
 NPUBLAS_EXPORT void npublas_simulator_reset(void) {

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "accounting.hpp"
+#include "lock.hpp"
 #include "report.hpp"
 
 namespace npublas::simulator {
@@ -23,7 +24,7 @@ struct Plan {
   std::int64_t fired = 0;
 };
 
-std::mutex mutex;
+Lock mutex;
 std::array<Plan, kFaults> plans;
 std::atomic<int> armed{0};  // so that a run without faults takes no lock
 

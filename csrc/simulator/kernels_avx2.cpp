@@ -5,7 +5,7 @@
 
 namespace npublas::simulator {
 
-const Kernels kAvx2Kernels = kernels("avx2");
+constinit const Kernels kAvx2Kernels = kernels("avx2");
 
 }  // namespace npublas::simulator
 #endif

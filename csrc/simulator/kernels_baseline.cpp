@@ -2,6 +2,6 @@
 
 namespace npublas::simulator {
 
-const Kernels kBaselineKernels = kernels("baseline");
+constinit const Kernels kBaselineKernels = kernels("baseline");
 
 }  // namespace npublas::simulator

@@ -14,6 +14,7 @@
 
 #include "accounting.hpp"
 #include "faults.hpp"
+#include "lock.hpp"
 #include "report.hpp"
 #include "settings.hpp"
 
@@ -47,7 +48,7 @@ ino_t inode_of(int fd) {
 // Live memories by handle, live buffers by inode (a program may dup a descriptor). Never destroyed:
 // a program may free its memory while the process ends.
 struct Table {
-  std::mutex mutex;
+  Lock mutex;
   std::unordered_map<const abi::TensorMem*, std::shared_ptr<Memory>> memories;
   std::unordered_map<ino_t, std::weak_ptr<Buffer>> buffers;
   std::vector<int> leaked;
@@ -91,19 +92,18 @@ std::shared_ptr<Buffer> Buffer::allocate(std::uint64_t size, int domain, bool ca
   return buffer;
 }
 
-std::shared_ptr<Buffer> Buffer::import(int fd, int domain) {
+std::shared_ptr<Buffer> Buffer::import(int fd) {
   struct stat status {};
   if (fd < 0 || fstat(fd, &status) != 0 || status.st_size <= 0) {
     log("failed to convert fd %d to handle, errno %d", fd, fd < 0 ? EBADF : errno);
     return nullptr;
   }
   const std::uint64_t mapped = whole_pages(std::uint64_t(status.st_size));
-  if (!take_buffer(std::int64_t(mapped), domain, false)) return nullptr;
+  if (!take_buffer(std::int64_t(mapped), 0, false)) return nullptr;
   const std::shared_ptr<Buffer> buffer(new Buffer);
   buffer->imported_ = true;
   buffer->size_ = std::uint64_t(status.st_size);
   buffer->mapped_ = mapped;
-  buffer->domain_ = domain;
   buffer->address_ = next_address(mapped);
   buffer->cpu_ = buffer->device_ = map(fd, mapped);
   if (!buffer->cpu_) {
@@ -152,7 +152,6 @@ std::shared_ptr<Memory> create_memory(std::uint64_t size, int domain, bool cache
   std::shared_ptr<Buffer> buffer = Buffer::allocate(size, domain, cached);
   if (!buffer) return nullptr;
   const auto memory = std::make_shared<Memory>();
-  memory->domain = domain;
   memory->handle.virt_addr = buffer->cpu();
   memory->handle.phys_addr = buffer->address();
   memory->handle.fd = buffer->fd();
@@ -166,10 +165,9 @@ std::shared_ptr<Memory> create_memory(std::uint64_t size, int domain, bool cache
   return memory;
 }
 
-std::shared_ptr<Memory> view_memory(int fd, void* address, std::uint32_t size, std::int32_t offset,
-                                    int domain) {
+std::shared_ptr<Memory> view_memory(int fd, void* address, std::uint32_t size,
+                                    std::int32_t offset) {
   const auto memory = std::make_shared<Memory>();
-  memory->domain = domain;
   memory->handle.virt_addr = address;
   memory->handle.phys_addr = ~std::uint64_t{0};
   memory->handle.fd = fd;

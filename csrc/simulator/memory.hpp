@@ -24,8 +24,9 @@ class Buffer {
  public:
   /// `cached` memory has a device copy of its own in strict mode. Null if there is no room.
   static std::shared_ptr<Buffer> allocate(std::uint64_t size, int domain, bool cached);
-  /// Maps somebody else's descriptor; such memory has no cache syncs. Null if it can't be mapped.
-  static std::shared_ptr<Buffer> import(int fd, int domain);
+  /// Maps somebody else's descriptor; such memory has no cache syncs, and the driver keeps it in
+  /// domain 0. Null if it can't be mapped.
+  static std::shared_ptr<Buffer> import(int fd);
   ~Buffer();
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
@@ -66,8 +67,7 @@ struct Memory {
   abi::TensorMem handle{};        // what the program sees, and may write to
   std::shared_ptr<Buffer> owned;  // this memory's own buffer; empty in a view
   std::weak_ptr<Buffer> viewed;   // the buffer that a view looks into
-  int domain = 0;
-  bool import_pending = false;  // a foreign descriptor is mapped when it is bound
+  bool import_pending = false;    // a foreign descriptor is mapped when it is bound
 
   std::shared_ptr<Buffer> buffer() const { return owned ? owned : viewed.lock(); }
 };
@@ -75,8 +75,7 @@ struct Memory {
 /// Makes a memory and keeps it in the table of live ones; null if there is no room.
 std::shared_ptr<Memory> create_memory(std::uint64_t size, int domain, bool cached);
 /// A view of the live buffer with this descriptor, or else a foreign one to be imported later.
-std::shared_ptr<Memory> view_memory(int fd, void* address, std::uint32_t size, std::int32_t offset,
-                                    int domain);
+std::shared_ptr<Memory> view_memory(int fd, void* address, std::uint32_t size, std::int32_t offset);
 /// The live memory with this handle, or null.
 std::shared_ptr<Memory> find_memory(const abi::TensorMem* handle);
 /// Takes it out of the table; null if it isn't there.

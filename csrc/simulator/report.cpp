@@ -5,12 +5,13 @@
 #include <mutex>
 
 #include "accounting.hpp"
+#include "lock.hpp"
 #include "settings.hpp"
 
 namespace npublas::simulator {
 namespace {
 
-std::mutex mutex;
+Lock mutex;
 std::string& latest() {
   static std::string& text = *new std::string;  // outlives threads that are still running at exit
   return text;

@@ -39,6 +39,7 @@ __all__ = [
     "path",
     "release",
     "reset",
+    "reset_counters",
     "set",
     "setting",
     "settings",
@@ -97,6 +98,7 @@ def library() -> ctypes.CDLL:
         "release": (None, []),
         "counter": (ctypes.c_int, [text, pointer]),
         "reset": (None, []),
+        "reset_counters": (None, []),
         "setting_name": (text, [ctypes.c_int]),
         "fault_name": (text, [ctypes.c_int]),
         "counter_name": (text, [ctypes.c_int]),
@@ -256,6 +258,18 @@ def counters() -> dict[str, int]:
     0
     """
     return {name: _ask("counter", "counter", name) for name in names("counter")}
+
+
+def reset_counters() -> None:
+    """Set the counters to zero, except for what is alive; the peaks start again from there.
+
+    Examples
+    --------
+    >>> reset_counters()
+    >>> counters()["rknn_matmul_run"]
+    0
+    """
+    library().npublas_simulator_reset_counters()
 
 
 def last_violation() -> str:
