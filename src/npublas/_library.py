@@ -281,7 +281,7 @@ def _permission_cure(nodes: list[Node], machine: Machine) -> str:
         "sudo udevadm control --reload && sudo udevadm trigger"
     )
     if not groups:
-        return f"They belong to root alone. Give them to a group: {by_udev}"
+        return f"They belong to root alone. Give them to a group: {by_udev}; then join it."
     return (
         f"Join the group{'s' * (len(groups) > 1)}: sudo usermod -aG {','.join(groups)} $USER, and "
         "log in again."
