@@ -145,12 +145,12 @@ def test_versions_name_library_driver_and_toolkit(
 def test_an_open_engine_knows_better_than_the_files(engine: dict[str, Any]) -> None:
     engine |= {
         "state": "open",
-        "runtime_path": "/opt/librknnrt.so",
+        "runtime_path": "/srv/librknnrt.so",
         "runtime_version": "2.1.0 (y)",
         "driver_version": "0.9.7",
     }
     versions = npublas.show_versions().to_dict()
-    assert versions["runtime"] == "2.1.0 (y) (/opt/librknnrt.so)"
+    assert versions["runtime"] == "2.1.0 (y) (/srv/librknnrt.so)"
     assert versions["driver"] == "rknpu 0.9.7"
 
 

@@ -171,7 +171,7 @@ def small_library(board: Board) -> None:
 
 
 def no_elf(board: Board) -> None:
-    board.write(RUNTIME, b"version https://git-lfs.github.com/spec/v1\n")
+    board.write(RUNTIME, b"<html>Not found</html>\n")
 
 
 def simulator(board: Board) -> None:
@@ -324,20 +324,20 @@ def test_a_later_place_serves_if_an_earlier_one_has_a_bad_library(board: Board) 
 
 def test_the_loaders_own_places_are_searched(board: Board) -> None:
     no_library(board)
-    board.library("opt/rknn/librknnrt.so")
+    board.library("srv/rknn/librknnrt.so")
     assert board.diagnose().code == "no-runtime"
-    board.environment["LD_LIBRARY_PATH"] = ":/opt/rknn"
+    board.environment["LD_LIBRARY_PATH"] = ":/srv/rknn"
     assert not board.diagnose()
     board.environment.clear()
-    board.write("etc/ld.so.cache", b"\1\2libz.so\0/opt/rknn/librknnrt.so\0librknnrt.so\0")
+    board.write("etc/ld.so.cache", b"\1\2libz.so\0/srv/rknn/librknnrt.so\0librknnrt.so\0")
     assert not board.diagnose()
 
 
 def test_npublas_runtime_goes_before_the_usual_places(board: Board) -> None:
-    board.library("opt/librknnrt.so", "2.2.0 (x)")
-    board.environment["NPUBLAS_RUNTIME"] = "/opt/librknnrt.so"
+    board.library("srv/librknnrt.so", "2.2.0 (x)")
+    board.environment["NPUBLAS_RUNTIME"] = "/srv/librknnrt.so"
     assert board.diagnose().code == "bad-runtime"
-    board.environment["NPUBLAS_RUNTIME"] = "/opt/nowhere.so"
+    board.environment["NPUBLAS_RUNTIME"] = "/srv/nowhere.so"
     assert board.diagnose().code == "no-runtime"
     assert "NPUBLAS_RUNTIME" in board.diagnose().cause
     board.environment["NPUBLAS_RUNTIME"] = "simulator"  # overruled by asking for auto
@@ -345,19 +345,19 @@ def test_npublas_runtime_goes_before_the_usual_places(board: Board) -> None:
 
 
 def test_a_named_simulator_is_refused_under_auto_on_any_machine(board: Board) -> None:
-    board.library("opt/fake.so", "2.3.2 (npublas simulator)", machine=62)
-    board.environment["NPUBLAS_RUNTIME"] = "/opt/fake.so"
+    board.library("srv/fake.so", "2.3.2 (npublas simulator)", machine=62)
+    board.environment["NPUBLAS_RUNTIME"] = "/srv/fake.so"
     machine = replace(board.look(), architecture="x86_64")
     assert diagnose(machine, "auto", board.environment).code == "simulator"
-    chosen = replace(board.look("/opt/fake.so"), architecture="x86_64")
-    assert not diagnose(chosen, "/opt/fake.so", board.environment)
+    chosen = replace(board.look("/srv/fake.so"), architecture="x86_64")
+    assert not diagnose(chosen, "/srv/fake.so", board.environment)
 
 
 def test_a_library_for_another_machine_may_be_named_there(board: Board) -> None:
-    board.library("opt/fake.so", machine=62)
-    machine = replace(board.look("/opt/fake.so"), architecture="x86_64")
-    assert not diagnose(machine, "/opt/fake.so", {})
-    assert diagnose(replace(machine, architecture="aarch64"), "/opt/fake.so", {})
+    board.library("srv/fake.so", machine=62)
+    machine = replace(board.look("/srv/fake.so"), architecture="x86_64")
+    assert not diagnose(machine, "/srv/fake.so", {})
+    assert diagnose(replace(machine, architecture="aarch64"), "/srv/fake.so", {})
 
 
 def test_old_versions_pass_on_demand_and_bad_ones_do_not(board: Board) -> None:
