@@ -201,7 +201,7 @@ class Encoder:
         q, k, v = padded.reshape(texts, length, 3, self.heads, -1).transpose(2, 0, 3, 1, 4)
         scores = matmul(q * q.dtype.type(q.shape[-1] ** -0.5), k.swapaxes(-1, -2))
         scores = scores + np.where(is_token, 0, scores.dtype.type(_NOWHERE))[:, None, None, :]
-        context = np.asarray(matmul(softmax(scores), v))  # (texts, heads, length, depth)
+        context: Floats = matmul(softmax(scores), v)  # (texts, heads, length, depth)
         return context.swapaxes(1, 2).reshape(texts, length, -1)[is_token]
 
 

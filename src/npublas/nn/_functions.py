@@ -23,7 +23,8 @@ def erf(x: Floats) -> Floats:
     size = np.minimum(np.abs(x), 9)  # where erf has long been 1, and x^2 can't overflow
     t = 1 / (1 + _P * size)
     series = t * (_A[0] + t * (_A[1] + t * (_A[2] + t * (_A[3] + t * _A[4]))))
-    return np.copysign(1 - series * np.exp(-size * size), x)
+    result: Floats = np.copysign(1 - series * np.exp(-size * size), x)
+    return result
 
 
 def gelu(x: Floats) -> Floats:
