@@ -147,6 +147,17 @@ def test_every_product_goes_through_the_given_function(encoder: Encoder) -> None
     assert flops == LAYERS * (dense + attention)
 
 
+def test_every_product_is_of_the_weights_type(encoder: Encoder) -> None:
+    seen: set[np.dtype[Any]] = set()
+
+    def noting(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        seen.update((a.dtype, b.dtype))
+        return np.matmul(a, b)
+
+    encoder.embed(random_texts(5, 12), matmul=noting)
+    assert seen == {np.dtype(np.float32)}
+
+
 def test_what_the_function_returns_is_used(encoder: Encoder) -> None:
     (text,) = texts = random_texts(6)
     zero = encoder.embed(texts, matmul=lambda a, b: np.zeros_like(np.matmul(a, b)))

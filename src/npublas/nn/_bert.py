@@ -199,10 +199,11 @@ class Encoder:
         padded = np.zeros((texts, length, qkv.shape[-1]), qkv.dtype)
         padded[is_token] = qkv
         q, k, v = padded.reshape(texts, length, 3, self.heads, -1).transpose(2, 0, 3, 1, 4)
-        scores = matmul(q * q.dtype.type(q.shape[-1] ** -0.5), k.swapaxes(-1, -2))
-        scores = scores + np.where(is_token, 0, scores.dtype.type(_NOWHERE))[:, None, None, :]
+        scores: Floats = matmul(q * q.dtype.type(q.shape[-1] ** -0.5), k.swapaxes(-1, -2))
+        scores += np.where(is_token, 0, _NOWHERE).astype(scores.dtype)[:, None, None, :]
         context: Floats = matmul(softmax(scores), v)  # (texts, heads, length, depth)
-        return context.swapaxes(1, 2).reshape(texts, length, -1)[is_token]
+        rows: Floats = context.swapaxes(1, 2).reshape(texts, length, -1)[is_token]
+        return rows
 
 
 def batches(texts: Sequence[Sequence[int]], size: int) -> Iterator[NDArray[np.intp]]:
