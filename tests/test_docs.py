@@ -35,12 +35,9 @@ RUN_ELSEWHERE = {
     "make cpp-test": ".ci/run asan tsan",
     "make bench": ".ci/run benchmarks",
     "make aarch64": ".ci/run aarch64",
-    "make format": "rewrites the sources; .ci/run lint runs the same tools",
     "make stubs": "rewrites _core.pyi; test_stubs.py runs the same generator",
     ".ci/run": "it is what runs this test",
     "pip install .": ".ci/run pythons",
-    "pip install 'npublas[rknn]'": "has wheels for aarch64 only",
-    "sudo apt-get install python3 python3-venv g++ make git": ".ci/run packages",
 }
 
 # Languages of blocks that are run, and of blocks that are to be read.
