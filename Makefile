@@ -49,7 +49,7 @@ format: $(VENV)/tools-lint
 types: $(VENV)/npublas $(VENV)/tools-lint $(VENV)/tools-demo
 	$(BIN)/mypy --strict
 
-stubs: $(VENV)/npublas $(VENV)/tools-lint
+stubs: $(VENV)/npublas $(VENV)/tools-test
 	$(BIN)/python .ci/stubs.py
 
 cpp-test: asan tsan
