@@ -61,6 +61,8 @@ def test_many_shapes_in_a_small_window_evict_and_stay_right():
 
 
 def test_contexts_and_descriptors_are_bounded():
+    _engine.close_engine()
+    simulator.reset()
     rng = np.random.default_rng(1)
     for m in range(1, 150, 3):
         for k in (32, 64, 96):

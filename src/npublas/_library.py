@@ -60,6 +60,8 @@ def diagnose(
     anyway = environment.get("NPUBLAS_UNSUPPORTED_RUNTIME") == "1"
     if machine.named:
         library = machine.libraries[0] if machine.libraries else None
+        if library is None:
+            return _libraries(machine, runtime, anyway)  # what was asked for by name isn't there
         if library and library.simulated:
             return _simulator(library) if runtime == "auto" else Diagnosis(library=library)
         if library and library.architecture == machine.architecture != "aarch64":

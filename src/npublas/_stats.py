@@ -147,7 +147,15 @@ def counters() -> Counters:
 
 
 def reset_counters() -> None:
-    """Set all of `counters` (but ``work``) to zero."""
+    """Set all of `counters` (but ``work``) to zero.
+
+    Examples
+    --------
+    >>> import npublas
+    >>> npublas.reset_counters()
+    >>> npublas.counters()
+    npublas: no products yet
+    """
     _core.reset_counts()
 
 
