@@ -171,7 +171,9 @@ class Matmul:
         self.b_layout, self.ac_layout = b_layout, ac_layout
         self.ctx, self.io = CTX(), IoAttr()
         info = Info(m, k, n, kind, b_layout, b_quant, ac_layout)
-        self.status = library.rknn_matmul_create(ct.byref(self.ctx), ct.byref(info), ct.byref(self.io))
+        self.status = library.rknn_matmul_create(
+            ct.byref(self.ctx), ct.byref(info), ct.byref(self.io)
+        )
         if self.status:
             raise OSError(self.status, "rknn_matmul_create")
         scale = (padded_m or m) / m
@@ -185,7 +187,10 @@ class Matmul:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         for mem in self.mems.values():
             self.lib.rknn_destroy_mem(self.ctx, mem)
