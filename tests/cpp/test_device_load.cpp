@@ -109,6 +109,14 @@ TEST_CASE("auto refuses a simulator behind another name") {
   ::unlink(link.c_str());
 }
 
+TEST_CASE("a runtime is known by the file that was really loaded") {
+  const std::string link = std::string(NPUBLAS_FAKES) + "/link.so";
+  ::unlink(link.c_str());
+  REQUIRE(::symlink("fake_v2_3_2.so", link.c_str()) == 0);
+  CHECK(Runtime::load(link)->path() == std::filesystem::canonical(path_of("fake_v2_3_2")).string());
+  ::unlink(link.c_str());
+}
+
 TEST_CASE("auto refuses a simulator that only says so when it is asked") {
   fake::Control& control = fake::reset("fake_silent");
   control.api_version = "2.3.2 (a SIMULATOR)";
