@@ -39,6 +39,13 @@ device::Type type_of(Element element) {
 
 }  // namespace
 
+/// What a worker needs for one tile: the same for every block of a plan, so it is borrowed once, and
+/// for all workers before any of them starts, so that a repeated product finds everything there.
+struct Executor::Bench {
+  Window::Loan<device::Context> context;
+  Window::Loan<device::Memory> a, b, c;
+};
+
 /// One product while it is being computed. Shared with the workers, so that it outlives a caller who
 /// has given up on one of them.
 struct Executor::Job {
@@ -47,6 +54,7 @@ struct Executor::Job {
   const Plan plan;
   const Product product;
   const bool flushes_subnormals;
+  std::vector<std::pair<int, Bench>> benches;  // by core
 
   std::atomic<std::int64_t> next_block{0};
   std::atomic<bool> stop{false};
@@ -134,7 +142,11 @@ Ending Executor::run(const Plan& plan, const Product& product, bool flushes_subn
   const auto job = std::make_shared<Job>(plan, product, flushes_subnormals);
   job->working = plan.cores;
   for (int i = 0; i < plan.cores; ++i) {
-    Worker& worker = *workers_[std::size_t((first_core + i) % cores())];
+    failed_core_ = (first_core + i) % cores();
+    job->benches.emplace_back(failed_core_, borrow(plan, failed_core_));
+  }
+  for (const auto& [core, bench] : job->benches) {
+    Worker& worker = *workers_[std::size_t(core)];
     {
       const std::lock_guard lock(worker.mutex);
       worker.job = job;
@@ -159,6 +171,7 @@ Ending Executor::run(const Plan& plan, const Product& product, bool flushes_subn
                     " ms. The NPU is left alone for the rest of this process; if it hangs for "
                     "others too, reboot, and check that the driver is 0.9.8 or newer.");
   }
+  job->benches.clear();  // now: a worker may hold on to the job for a moment longer
   if (job->failed) {
     failed_core_ = job->failed_core;
     throw Error(job->error_kind, job->error);
@@ -188,26 +201,24 @@ void Executor::serve(Worker& worker, int core) {
   }
 }
 
-/// What a worker needs for one tile: the same for every block of a plan, so it is borrowed once.
-struct Executor::Bench {
-  Window::Loan<device::Context> context;
-  Window::Loan<device::Memory> a, b, c;
-};
-
-void Executor::take_blocks(Job& job, int core) {
-  const Plan& plan = job.plan;
+Executor::Bench Executor::borrow(const Plan& plan, int core) {
   auto context = window_->context(
-      type_of(plan.element),
-      {int(plan.tile_rows), int(plan.tile_depth), int(plan.tile_columns)}, core);
+      type_of(plan.element), {int(plan.tile_rows), int(plan.tile_depth), int(plan.tile_columns)},
+      core);
   auto a = window_->memory(context->a_bytes());
   auto b = window_->memory(context->b_bytes());
   auto c = window_->memory(context->c_bytes());
-  const Bench bench{std::move(context), std::move(a), std::move(b), std::move(c)};
-  const std::int64_t blocks = plan.blocks();
+  return {std::move(context), std::move(a), std::move(b), std::move(c)};
+}
+
+void Executor::take_blocks(Job& job, int core) {
+  const auto bench = std::find_if(job.benches.begin(), job.benches.end(),
+                                  [core](const auto& entry) { return entry.first == core; });
+  const std::int64_t blocks = job.plan.blocks();
   while (!job.stop) {
     const std::int64_t index = job.next_block.fetch_add(1);
     if (index >= blocks) return;
-    multiply(job, plan.block(index), bench);
+    multiply(job, job.plan.block(index), bench->second);
   }
 }
 

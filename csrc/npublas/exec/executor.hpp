@@ -61,6 +61,7 @@ class Executor {
   struct Job;
   struct Worker;
 
+  Bench borrow(const Plan& plan, int core);
   void serve(Worker& worker, int core);
   void take_blocks(Job& job, int core);
   void multiply(Job& job, const Block& block, const Bench& bench);

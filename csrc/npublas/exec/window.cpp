@@ -40,14 +40,18 @@ Window::Loan<device::Memory> Window::memory(std::size_t bytes) {
   const std::size_t size = std::size_t(round_up(std::int64_t(std::max<std::size_t>(bytes, 1)),
                                                 std::int64_t(kPage)));
   const std::lock_guard lock(mutex_);
-  // An idle buffer serves if it isn't wastefully large.
+  // The smallest idle buffer that serves and isn't wastefully large.
+  auto best = entries_.end();
   for (auto it = entries_.begin(); it != entries_.end(); ++it) {
-    Entry& entry = **it;
-    if (entry.memory && !entry.on_loan && entry.bytes >= size && entry.bytes <= 2 * size) {
-      entry.on_loan = true;
-      entries_.splice(entries_.begin(), entries_, it);
-      return {this, &entry, entry.memory.get()};
-    }
+    const Entry& entry = **it;
+    if (!entry.memory || entry.on_loan || entry.bytes < size || entry.bytes > 2 * size) continue;
+    if (best == entries_.end() || entry.bytes < (*best)->bytes) best = it;
+  }
+  if (best != entries_.end()) {
+    Entry& entry = **best;
+    entry.on_loan = true;
+    entries_.splice(entries_.begin(), entries_, best);
+    return {this, &entry, entry.memory.get()};
   }
   make_room(size, 1, 0);
   auto entry = std::make_unique<Entry>();
