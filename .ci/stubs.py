@@ -16,12 +16,10 @@ PARAMETERS = {"dict": "str, typing.Any", "list": "typing.Any", "tuple": "typing.
 
 def stub() -> str:
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [sys.executable, "-m", "pybind11_stubgen", "npublas._core", "--output-dir", folder]
-            + ["--exit-code"],  # fail on whatever it could not express
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        generator = [sys.executable, "-m", "pybind11_stubgen", "npublas._core"]
+        # --exit-code: fail on whatever could not be expressed.
+        options = ["--output-dir", folder, "--exit-code"]
+        subprocess.run([*generator, *options], check=True, stdout=subprocess.DEVNULL)
         text = Path(folder, "npublas", "_core.pyi").read_text()
     return re.sub(
         r"(?<=[:>] )(dict|list|tuple)(?=:| =|$)",

@@ -9,9 +9,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import npublas
 import npublas.nn
-import pytest
 
 ROOT = Path(__file__).parent.parent
 
