@@ -51,13 +51,15 @@ def test_a_product_far_larger_than_the_window_stays_inside_it(dtype):
 def test_many_shapes_in_a_small_window_evict_and_stay_right():
     npublas.set_config(memory_limit="2MiB")
     rng = np.random.default_rng(1)
-    for step in range(40):
-        m, k, n = rng.integers(1, 400, 3)
-        a = rng.integers(-128, 128, (m, k)).astype(np.int8)
-        b = rng.integers(-128, 128, (k, n)).astype(np.int8)
-        np.testing.assert_array_equal(multiply(a, b), a @ b, err_msg=f"{step}: {m} {k} {n}")
+    _engine.close_engine()
+    simulator.reset()
+    for size in (40, 90, 200, 420, 800, 40, 300, 640):  # idle buffers of all would take 4 MiB
+        a = rng.integers(-128, 128, (size, size)).astype(np.int8)
+        b = rng.integers(-128, 128, (size, size)).astype(np.int8)
+        np.testing.assert_array_equal(multiply(a, b), a @ b, err_msg=str(size))
         assert npublas.memory_info().used <= 2 * MIB
     assert npublas.memory_info().evictions > 0
+    assert simulator.counters()["bytes_peak"] <= 2 * MIB
 
 
 def test_contexts_and_descriptors_are_bounded():
@@ -70,7 +72,7 @@ def test_contexts_and_descriptors_are_bounded():
             multiply(a, a.T)
     info = npublas.memory_info()
     assert info.contexts <= 96 and info.file_descriptors <= 512
-    assert simulator.counters()["contexts_peak"] <= 96 + 3
+    assert simulator.counters()["contexts_peak"] <= 96
 
 
 def test_a_repeated_product_allocates_nothing():

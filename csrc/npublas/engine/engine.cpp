@@ -52,7 +52,9 @@ PlanLimits limits_of(const Engine* engine, Element element) {
   limits.max_rows = engine->runtime->chip().max_rows;
   limits.max_columns = engine->runtime->chip().max_columns;
   limits.max_depth = element == Element::int8 ? quirks.max_depth_int8 : quirks.max_depth_float16;
-  limits.window_bytes = engine->options.memory_limit;
+  // What the window holds when it is empty.
+  const std::size_t taken = std::min(kContextBytes, engine->options.memory_limit);
+  limits.window_bytes = engine->options.memory_limit - taken;
   limits.cores = engine->options.cores;
   return limits;
 }

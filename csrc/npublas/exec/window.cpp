@@ -29,7 +29,12 @@ std::string mebibytes(std::size_t bytes) {
 }  // namespace
 
 Window::Window(std::shared_ptr<device::Runtime> runtime, const WindowLimits& limits)
-    : runtime_(std::move(runtime)), limits_(limits) {}
+    : runtime_(std::move(runtime)), limits_(limits) {
+  // The small context through which the runtime allocates is there before anything else.
+  usage_.bytes = usage_.peak_bytes = kContextBytes;
+  usage_.files = kFilesOfContext;
+  usage_.contexts = 1;
+}
 
 // Contexts go first: what they have bound must outlive them.
 Window::~Window() {
