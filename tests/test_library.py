@@ -6,7 +6,9 @@ library.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +77,19 @@ class Board:
 
     def diagnose(self, runtime: str = "auto") -> Diagnosis:
         return diagnose(self.look(runtime), runtime, self.environment)
+
+
+@contextlib.contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Gives up root's rights for a while, if we have them."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 @pytest.fixture
@@ -322,6 +337,18 @@ def test_a_later_place_serves_if_an_earlier_one_has_a_bad_library(board: Board) 
     assert found.library.path == "/usr/local/lib/librknnrt.so"
 
 
+def test_of_several_bad_libraries_the_first_is_named(board: Board) -> None:
+    bad_library(board)
+    board.library("usr/local/lib/librknnrt.so", "1.5.2 (x)")
+    assert board.diagnose().code == "bad-runtime"
+
+
+def test_a_library_that_may_not_be_read_is_said_to_be_so(board: Board) -> None:
+    machine = board.look()
+    library = replace(machine.libraries[0], architecture=_machine.UNREADABLE)
+    assert diagnose(replace(machine, libraries=(library,))).code == "unreadable-runtime"
+
+
 def test_the_loaders_own_places_are_searched(board: Board) -> None:
     no_library(board)
     board.library("srv/rknn/librknnrt.so")
@@ -389,6 +416,21 @@ def test_the_drivers_version_is_read_where_it_is_shown(board: Board, place: str)
     assert _machine.driver_version(board.root) == ""
     board.write(place, b"RKNPU driver: v0.9.7\n")
     assert _machine.driver_version(board.root) == "0.9.7"
+
+
+def test_a_driver_whose_version_is_not_shown_is_not_too_old(board: Board) -> None:
+    board.remove("sys/kernel")
+    assert board.look().driver == "rknpu"
+    assert not board.diagnose()
+
+
+def test_what_an_ordinary_user_may_not_look_at_is_not_seen_and_no_error(board: Board) -> None:
+    debug = board.root / "sys/kernel/debug"
+    debug.chmod(0)
+    with ordinary_user():
+        machine = board.look()
+    debug.chmod(0o755)
+    assert machine.driver_version == ""
 
 
 def test_a_driver_is_unknown_if_newer_or_of_unseen_version(board: Board) -> None:

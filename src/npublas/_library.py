@@ -223,6 +223,12 @@ def _libraries(machine: Machine, runtime: str, anyway: bool) -> Diagnosis:
 
 def _library(library: Library, runtime: str, anyway: bool) -> Diagnosis:
     name = f"{library.path} ({library.version or 'version unknown'})"
+    if library.architecture == _machine.UNREADABLE:
+        return Diagnosis(
+            "unreadable-runtime",
+            f"you may not read {library.path}",
+            f"Give it to all: sudo chmod a+r {library.path}.",
+        )
     if library.architecture != "aarch64":
         kind = f"for {library.architecture}" if library.architecture else "no library"
         return Diagnosis(

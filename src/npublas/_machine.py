@@ -21,6 +21,7 @@ from npublas import _core
 
 _ELF_MACHINES = {(2, 183): "aarch64", (1, 40): "32-bit ARM", (2, 62): "x86_64", (1, 3): "i386"}
 _RUNTIME = "librknnrt.so"
+UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Library:
     """A library file, and what the loader would think of it."""
 
     path: str
-    architecture: str  # "" if it is no library at all
+    architecture: str  # "" if it is no library at all, UNREADABLE if nobody can tell
     version: str  # in its own words, "" if it says nothing
     simulated: bool
     unsupported: bool
@@ -130,7 +131,7 @@ def driver_version(root: Path = Path("/")) -> str:
 def clocks(root: Path = Path("/")) -> tuple[Clock, ...]:
     """Return the clocks of NPU and DDR memory, where they can be read."""
     found = []
-    for folder in sorted((root / "sys/class/devfreq").glob("*")):
+    for folder in _glob(root / "sys/class/devfreq", "*"):
         name = "NPU" if folder.name.endswith(".npu") else "DDR" if folder.name == "dmc" else ""
         current = _text(folder / "cur_freq")
         if name and current.isdecimal():
@@ -148,7 +149,7 @@ def clocks(root: Path = Path("/")) -> tuple[Clock, ...]:
 
 def governors(root: Path = Path("/")) -> tuple[str, ...]:
     """Return the CPU governors in use, each once."""
-    policies = sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*/scaling_governor"))
+    policies = _glob(root / "sys/devices/system/cpu/cpufreq", "policy*/scaling_governor")
     return tuple(dict.fromkeys(filter(None, map(_text, policies))))
 
 
@@ -156,16 +157,16 @@ def _driver(root: Path) -> str:
     """Return which driver has the NPU: the vendor's, the mainline kernel's, or none."""
     sys = root / "sys"
     if (
-        any((sys / "bus/platform/drivers" / name).exists() for name in ("RKNPU", "rknpu"))
-        or (sys / "module/rknpu").exists()
-        or (sys / "kernel/debug/rknpu").exists()
+        any(_exists(sys / "bus/platform/drivers" / name) for name in ("RKNPU", "rknpu"))
+        or _exists(sys / "module/rknpu")
+        or _exists(sys / "kernel/debug/rknpu")
         or any(_npu_minors(root))
     ):
         return "rknpu"
     if (
-        (sys / "bus/platform/drivers/rocket").exists()
-        or (sys / "module/rocket").exists()
-        or any((root / "dev/accel").glob("accel*"))
+        _exists(sys / "bus/platform/drivers/rocket")
+        or _exists(sys / "module/rocket")
+        or any(_glob(root / "dev/accel", "accel*"))
     ):
         return "rocket"
     return ""
@@ -173,7 +174,7 @@ def _driver(root: Path) -> str:
 
 def _npu_minors(root: Path) -> Iterator[str]:
     """Yield the DRM minors of the vendor's driver: a card and a render node."""
-    for uevent in sorted((root / "sys/class/drm").glob("*/device/uevent")):
+    for uevent in _glob(root / "sys/class/drm", "*/device/uevent"):
         name = uevent.parent.parent.name
         if re.search(r"^DRIVER=RKNPU$", _text(uevent), re.IGNORECASE | re.MULTILINE):
             yield name
@@ -181,7 +182,7 @@ def _npu_minors(root: Path) -> Iterator[str]:
 
 def _nodes(root: Path, access: Callable[[Path], bool]) -> Iterator[Node]:
     names = [f"dri/{minor}" for minor in _npu_minors(root)]
-    if (root / "sys/class/misc/rknpu").exists():
+    if _exists(root / "sys/class/misc/rknpu"):
         names.append("rknpu")
     for name in names:
         path = root / "dev" / name
@@ -197,9 +198,9 @@ def _nodes(root: Path, access: Callable[[Path], bool]) -> Iterator[Node]:
 
 
 def _container(root: Path, environment: Mapping[str, str]) -> str:
-    if (root / ".dockerenv").exists():
+    if _exists(root / ".dockerenv"):
         return "docker"
-    if (root / "run/.containerenv").exists():
+    if _exists(root / "run/.containerenv"):
         return "podman"
     if "KUBERNETES_SERVICE_HOST" in environment:
         return "kubernetes"
@@ -235,7 +236,7 @@ def _usual_places(root: Path, environment: Mapping[str, str]) -> list[str]:
 def _libraries(root: Path, paths: list[str]) -> Iterator[Library]:
     for path in paths:
         file = root / path.lstrip("/") if path.startswith("/") else Path(path)
-        if not file.is_file():
+        if not os.path.isfile(file):  # noqa: PTH113
             continue
         said = _core.read_runtime(str(file))
         yield Library(
@@ -254,11 +255,25 @@ def _architecture(file: Path) -> str:
         with file.open("rb") as stream:
             head = stream.read(20)
     except OSError:
-        return ""
+        return UNREADABLE
     if len(head) < 20 or head[:4] != b"\x7fELF":
         return ""
     bits, machine = head[4], int.from_bytes(head[18:20], "little")
     return _ELF_MACHINES.get((bits, machine), f"ELF machine {machine}")
+
+
+# pathlib raises errors where a folder on the way may not be entered, as debugfs mostly.
+
+
+def _glob(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError:
+        return []
+
+
+def _exists(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def _bytes(path: Path) -> bytes | None:
