@@ -503,13 +503,11 @@ def test_a_timeout(lib, kind, status):
         assert [matmul.run(), matmul.run()] == [status, 0]
 
 
-def test_zeros_with_success_and_a_corrupt_result(lib):
+def test_zeros_with_success(lib):
     a, b = operands()
     with Matmul(lib, 4, 32, 32, INT8) as matmul:
         with simulator.fault("zeros"):
             assert not matmul(a, b).any()
-        with simulator.fault("corrupt"):
-            assert np.count_nonzero(matmul(a, b) != exact(a, b)) == 1
         np.testing.assert_array_equal(matmul(a, b), exact(a, b))
 
 

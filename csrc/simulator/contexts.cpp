@@ -383,7 +383,6 @@ int Context::compute(const Range& a, const Range& b, const Range& c) {
   product.scale =
       format_->type == abi::kInt8Int8ToInt8 ? inputs / quantisation_[2].scale[0] : inputs;
   const std::int64_t overflows = multiply(product);
-  if (strikes(Fault::corrupt)) c.data()[0] ^= std::byte{0x40};
   if (overflows && get(Setting::int4_overflow) == kTrap) {
     violation(Violation::misuse, "rknn_matmul_run: %lld int4 sums do not fit into int16",
               (long long)overflows);

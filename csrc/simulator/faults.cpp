@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::array<const char*, kFaults> kNames = {
     "enomem",  "create_failure", "refused_mask", "bind_failure", "sync_failure", "submit_failure",
-    "timeout", "timeout_status", "hang",         "zeros",        "corrupt",      "lost_device",
+    "timeout", "timeout_status", "hang",         "zeros",        "lost_device",
 };
 
 struct Plan {

@@ -19,7 +19,6 @@ enum class Fault {
   timeout_status,  ///< the same with -2, RKNN_ERR_TIMEOUT
   hang,            ///< rknn_matmul_run: blocks until released, then -1
   zeros,           ///< rknn_matmul_run: success, and C is all zero (runtime 2.2.0)
-  corrupt,         ///< rknn_matmul_run: success, and one element of C is wrong
   lost_device,     ///< every function: -1 or NULL; what is given back is freed all the same
 };
 inline constexpr int kFaults = int(Fault::lost_device) + 1;
