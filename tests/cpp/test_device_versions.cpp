@@ -126,3 +126,11 @@ TEST_CASE("check passes success and throws the rest") {
   CHECK(fake::failure_of([] { check(-4, "rknn_create_mem", "1 MiB"); }).kind == ErrorKind::memory);
   CHECK(fake::failure_of([] { check(1, "rknn_matmul_run", "x"); }).kind == ErrorKind::device);
 }
+
+TEST_CASE("a run that fails after the driver's patience has timed out") {
+  using namespace std::chrono_literals;
+  CHECK(status_of_run(abi::kFail, 6s) == abi::kTimeout);
+  CHECK(status_of_run(abi::kFail, 4999ms) == abi::kFail);
+  CHECK(status_of_run(abi::kSuccess, 18s) == abi::kSuccess);
+  CHECK(status_of_run(abi::kParamInvalid, 18s) == abi::kParamInvalid);
+}

@@ -10,9 +10,6 @@
 namespace npublas::device {
 namespace {
 
-// The driver waits 6 seconds for a job and then reports what is a failure like any other.
-constexpr std::chrono::seconds kTimeout{5};
-
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorKind::argument, message); }
 
 int bytes_per_element(Type type) { return type == Type::int8 ? 1 : 2; }
@@ -184,10 +181,8 @@ void Context::run() {
   if (runtime_->quirks().serialise_with_run) shared.lock();
   const auto start = std::chrono::steady_clock::now();
   const int status = runtime_->call().matmul_run(context_);
-  if (status == abi::kFail && std::chrono::steady_clock::now() - start >= kTimeout) {
-    throw Error(ErrorKind::timeout, describe(abi::kTimeout, "rknn_matmul_run", description()));
-  }
-  check(status, "rknn_matmul_run", description());
+  check(status_of_run(status, std::chrono::steady_clock::now() - start), "rknn_matmul_run",
+        description());
 }
 
 void Context::unbind() { bound_a_ = bound_b_ = bound_c_ = 0; }

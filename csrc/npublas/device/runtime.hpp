@@ -3,6 +3,7 @@
 // follows from the version. Everything that the core knows about a runtime is asked here.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -152,5 +153,8 @@ void check(int status, const char* call, const std::string& what);
 std::string describe(int status, const char* call, const std::string& what);
 /// The kind of error that a negative status is.
 ErrorKind kind_of(int status);
+/// What a run's status means after so long: the driver gives a job up after 6 s, and the runtime
+/// reports that as a failure like any other.
+int status_of_run(int status, std::chrono::steady_clock::duration took);
 
 }  // namespace npublas::device

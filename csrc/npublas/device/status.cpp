@@ -1,5 +1,6 @@
 // # Status codes
 // The only place that knows what the runtime's numbers mean, and what can be done about them.
+#include <chrono>
 #include <string>
 
 #include "npublas/device/runtime.hpp"
@@ -13,6 +14,9 @@ struct Meaning {
   const char* words;
   const char* remedy;
 };
+
+// Just below the driver's 6 s.
+constexpr std::chrono::seconds kGivenUp{5};
 
 constexpr const char* kSeeDriver =
     "Look at `dmesg | grep -i rknpu`; driver 0.9.8 cured many such failures, `npublas info` names "
@@ -55,6 +59,10 @@ const Meaning& meaning_of(int status) {
 }  // namespace
 
 ErrorKind kind_of(int status) { return meaning_of(status).kind; }
+
+int status_of_run(int status, std::chrono::steady_clock::duration took) {
+  return status == abi::kFail && took >= kGivenUp ? int(abi::kTimeout) : status;
+}
 
 std::string describe(int status, const char* call, const std::string& what) {
   const Meaning& meaning = meaning_of(status);
