@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import pytest
@@ -163,10 +164,23 @@ def test_child_processes_inherit_environment_variables():
     assert run(code, **environment) == f"1 {16 << 20}"
 
 
+def test_reports_do_not_wait_for_a_product():
+    npublas.matmul(A, B, device="npu")
+    with simulator.fault("hang"):
+        thread = threading.Thread(target=lambda: npublas.matmul(A, B, device="npu"))
+        thread.start()
+        while not simulator.fired("hang"):
+            pass
+        assert npublas.counters().npu.products == 1
+        assert npublas.memory_info().used > 0
+        assert npublas.explain(A, B, device="npu").on_npu
+        assert npublas.is_available()
+        simulator.release()
+        thread.join()
+
+
 def test_settings_of_the_process_are_refused_while_the_npu_is_busy():
     npublas.matmul(A, B, device="npu")
-    import threading
-
     with simulator.fault("hang"):
         thread = threading.Thread(target=lambda: npublas.matmul(A, B, device="npu"))
         thread.start()

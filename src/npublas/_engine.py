@@ -18,6 +18,14 @@ from npublas.errors import NpuError
 _opening = threading.Lock()
 
 
+def _restart_after_fork() -> None:
+    global _opening
+    _opening = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_restart_after_fork)
+
+
 def open_engine() -> None:
     """Open the engine, or leave it unavailable with the one cause and its cure.
 

@@ -1,6 +1,7 @@
 #include "npublas/engine/engine.hpp"
 
 #include <pthread.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
@@ -29,9 +30,18 @@ struct Engine {
 /// Everything that a forked child must not inherit.
 struct State {
   std::mutex product;  // held by the one product that has the cores, and to open and close
-  std::unique_ptr<Engine> engine;
-  std::mutex reason_mutex;
+  std::mutex fields;   // guards what follows, for moments only: reports never wait for a product
+  std::shared_ptr<Engine> engine;
   std::string unavailable_because;
+
+  std::shared_ptr<Engine> get() {
+    const std::lock_guard lock(fields);
+    return engine;
+  }
+  void set(std::shared_ptr<Engine> next) {
+    const std::lock_guard lock(fields);
+    engine.swap(next);
+  }
 };
 
 State* state = new State;  // never destroyed: workers may outlive main
@@ -44,6 +54,13 @@ const int at_fork = ::pthread_atfork(nullptr, nullptr, [] {
   engine_state_ = EngineState::closed;
   trust::restart_after_fork();
 });
+
+/// Half of the file descriptors that the process may open, 512 at most: the rest is the program's.
+int files_allowed() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return 256;
+  return int(std::min<rlim_t>(limit.rlim_cur / 2, 512));
+}
 
 PlanLimits limits_of(const Engine* engine, Element element) {
   PlanLimits limits;
@@ -107,22 +124,22 @@ Outcome run(Engine& engine, const Product& product, const Plan& plan) {
 EngineState engine_state() noexcept { return engine_state_.load(std::memory_order_relaxed); }
 
 std::string unavailable_because() {
-  const std::lock_guard lock(state->reason_mutex);
+  const std::lock_guard lock(state->fields);
   return engine_state() == EngineState::unavailable ? state->unavailable_because : "";
 }
 
 void make_unavailable(const std::string& because) {
-  const std::lock_guard lock(state->reason_mutex);
+  const std::lock_guard lock(state->fields);
   state->unavailable_because = because;
   engine_state_ = EngineState::unavailable;
 }
 
 void open_engine(const EngineOptions& options) {
   const std::lock_guard lock(state->product);
-  if (state->engine) return;
+  if (state->get()) return;
   engine_state_ = EngineState::opening;
   try {
-    auto engine = std::make_unique<Engine>();
+    auto engine = std::make_shared<Engine>();
     engine->options = options;
     engine->runtime = device::Runtime::load(options.runtime);
     engine->lock = std::make_unique<exec::DeviceLock>(options.lock_file);
@@ -145,9 +162,10 @@ void open_engine(const EngineOptions& options) {
     }
     engine->lock->release();
     engine->executor = std::make_unique<exec::Executor>(
-        engine->runtime, exec::WindowLimits{.bytes = options.memory_limit}, engine->options.cores,
+        engine->runtime, exec::WindowLimits{.bytes = options.memory_limit, .files = files_allowed()},
+        engine->options.cores,
         options.run_patience);
-    state->engine = std::move(engine);
+    state->set(std::move(engine));
     engine_state_ = EngineState::open;
   } catch (const std::exception& error) {
     make_unavailable(error.what());
@@ -161,7 +179,7 @@ void close_engine() {
     throw Error(ErrorKind::argument,
                 "the NPU is busy with a product; runtime, memory_limit and cores can be changed when "
                 "it is done");
-  state->engine.reset();
+  state->set(nullptr);
   engine_state_ = EngineState::closed;
   trust::reset();
 }
@@ -171,10 +189,10 @@ Outcome multiply(const Product& product, const Settings&) noexcept {
   Outcome outcome{.reason = Reason::device_failed};
   try {
     const std::lock_guard lock(state->product);
-    Engine* const engine = state->engine.get();
+    const std::shared_ptr<Engine> engine = state->get();
     if (!engine) return {.reason = Reason::no_npu, .detail = unavailable_because()};
     const Element element = *element_of(product.in);
-    const auto plan = npublas::plan(product.shape, element, limits_of(engine, element));
+    const auto plan = npublas::plan(product.shape, element, limits_of(engine.get(), element));
     if (!plan) return {.reason = Reason::memory};
     if (!engine->lock->acquire(engine->options.lock_patience)) return {.reason = Reason::busy};
     const std::shared_ptr<void> unlock(nullptr, [&](void*) { engine->lock->release(); });
@@ -188,7 +206,8 @@ Outcome multiply(const Product& product, const Settings&) noexcept {
         // A thread still hangs in the driver: nothing of this engine can be freed any more.
         engine->lock->release();
         make_unavailable(error.what());
-        static_cast<void>(state->engine.release());
+        static_cast<void>(new std::shared_ptr<Engine>(engine));
+        state->set(nullptr);
       } else {
         engine->executor->window().clear();
       }
@@ -203,14 +222,12 @@ Outcome multiply(const Product& product, const Settings&) noexcept {
 std::optional<Plan> plan_for(DType in, const Shape& shape) {
   const auto element = element_of(in);
   if (!element || shape.flops() == 0) return std::nullopt;
-  const std::lock_guard lock(state->product);
-  return plan(shape, *element, limits_of(state->engine.get(), *element));
+  return plan(shape, *element, limits_of(state->get().get(), *element));
 }
 
 EngineStatus engine_status() {
   EngineStatus status{.state = engine_state(), .unavailable_because = unavailable_because()};
-  const std::lock_guard lock(state->product);
-  const Engine* const engine = state->engine.get();
+  const std::shared_ptr<const Engine> engine = state->get();
   if (!engine) return status;
   const device::Runtime& runtime = *engine->runtime;
   status.runtime_path = runtime.path();

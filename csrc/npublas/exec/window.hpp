@@ -18,7 +18,7 @@ namespace npublas::exec {
 struct WindowLimits {
   std::size_t bytes = std::size_t(1) << 30;
   int contexts = 96;  ///< librknnrt fails at about 150 live contexts; stay well below
-  int files = 512;    ///< of a default limit of 1024 for the process
+  int files = 512;    ///< half of the usual limit of 1024 for a process
 };
 
 struct WindowUsage {
