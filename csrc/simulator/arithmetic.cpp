@@ -83,7 +83,7 @@ template <class Kind, class RunOf>
 void pack(const Product& p, RunOf run_of, int zero, int first, int end, int lanes, int copies,
           int depth, int depth_block, Panel<Kind>& panel) {
   panel.widths = {};
-  typename Kind::Loose four[kTileRows][kGroup];
+  alignas(kChunk) typename Kind::Loose four[kTileRows][kGroup];
   for (int k = 0; k < depth_block; k += kGroup) {
     for (int lane = 0; lane < lanes; lane += kTileRows) {
       for (int i = 0; i < kTileRows; ++i) {
