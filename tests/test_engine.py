@@ -195,6 +195,22 @@ def test_settings_of_the_process_are_refused_while_the_npu_is_busy():
     npublas.set_config(cores=3)
 
 
+def test_a_simulator_is_never_taken_by_itself(tmp_path):
+    code = """
+        import numpy as np, npublas
+        a = np.ones((4, 4), np.int8)
+        assert npublas.get_config().runtime == "auto"
+        assert not npublas.is_available()
+        try:
+            npublas.matmul(a, a, device="npu")
+        except npublas.NpuUnavailableError as error:
+            print(error)
+        """
+    copy = tmp_path / "librknnrt.so"
+    copy.write_bytes(simulator.path().read_bytes())
+    assert "simulator" in run(code, NPUBLAS_RUNTIME=str(copy))
+
+
 class TestUnknownRuntimes:
     """A runtime that nobody knows is opened in a child process first, and the outcome remembered."""
 

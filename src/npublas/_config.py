@@ -402,6 +402,9 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[Config, bool]:
             changes[name] = _checked_value(name, value)
         except ConfigurationError as error:
             raise ConfigurationError(f"environment variable {variable}={text}: {error}") from None
+    if changes.get("runtime") not in (None, "simulator"):
+        # A path in the environment says where "auto" looks first, and "auto" takes no simulator.
+        del changes["runtime"]
     _refuse_int8(changes, "environment variable NPUBLAS_PRECISION=int8")
     verbose = environment.get("NPUBLAS_VERBOSE", "")
     if verbose not in ("", "0", "1"):
