@@ -212,7 +212,7 @@ def test_a_simulator_is_never_taken_by_itself(tmp_path):
 
 
 class TestUnknownRuntimes:
-    """A runtime that nobody knows is opened in a child process first, and the outcome remembered."""
+    """One that nobody knows is opened in a child process first, and the outcome remembered."""
 
     @pytest.fixture(autouse=True)
     def _unknown(self, monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Whatever fails on the NPU, at whichever call: right numbers, nothing lost, and on with the next."""
+"""Whatever fails on the NPU, at whichever call: right numbers, and nothing lost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def _on_the_simulator(monkeypatch):
 def operands():
     rng = np.random.default_rng(6)
     # Several blocks on three cores, and several depth tiles.
-    return rng.integers(-128, 128, (40, 2100), np.int8), rng.integers(-128, 128, (2100, 400), np.int8)
+    return rng.integers(-128, 128, (40, 2100), np.int8), rng.integers(
+        -128, 128, (2100, 400), np.int8
+    )
 
 
 def multiply(a, b):
@@ -89,9 +91,12 @@ def test_a_lasting_fault_is_an_error_where_fallbacks_are_forbidden(fault, operan
     # Everything must be made anew, so that faults of making it strike too.
     _engine.close_engine()
     _engine.open_engine()
-    with simulator.fault(fault, count=0), npublas.config_context(on_fallback="error"):
-        with pytest.raises(npublas.FallbackError) as caught:
-            multiply(a, b)
+    with (
+        simulator.fault(fault, count=0),
+        npublas.config_context(on_fallback="error"),
+        pytest.raises(npublas.FallbackError) as caught,
+    ):
+        multiply(a, b)
     assert "on_fallback" in str(caught.value)
     np.testing.assert_array_equal(multiply(a, b), np.matmul(a, b))
     assert npublas.counters().npu.products == 2  # the first, and the one after the fault
@@ -142,9 +147,12 @@ def test_a_fallback_warns_where_that_is_asked_for(operands):
 def test_a_stack_raises_once(operands):
     a, b = (np.stack([operand] * 5) for operand in operands)
     multiply(a[0], b[0])
-    with simulator.fault("submit_failure", count=0), npublas.config_context(on_fallback="error"):
-        with pytest.raises(npublas.FallbackError):
-            multiply(a[:, None], b[None, ::2])
+    with (
+        simulator.fault("submit_failure", count=0),
+        npublas.config_context(on_fallback="error"),
+        pytest.raises(npublas.FallbackError),
+    ):
+        multiply(a[:, None], b[None, ::2])
     assert npublas.counters().cpu.products == 0
 
 

@@ -58,7 +58,7 @@ def views(matrix):
 
 
 def scaled(matrix, axis):
-    """What packing makes of floats: float16 of lane × 2^e, the lane's maximum just below 2^15 or 2^16."""
+    """What packing makes of floats: float16 of lane × 2^e, with the lane's maximum at the top."""
     target = 15 if matrix.dtype == np.float16 else 14
     values = matrix.astype(np.float32).astype(np.float64)
     largest = np.abs(values).max(axis=axis, keepdims=True)
@@ -160,8 +160,8 @@ def test_integers_are_unpacked_and_added_modulo_their_width(dtype, shape):
         target = target if target.flags.writeable else target.copy()
         for step, part in enumerate(sums):
             seen = _core.unpack_into(
-                surface_c(part), "int8", surface_rows=surface_rows, row_exponents=np.zeros(rows, "i4"),
-                column_exponents=np.zeros(columns, "i4"), accumulate=step > 0, target=target,
+                surface_c(part), "int8", surface_rows=surface_rows, accumulate=step > 0, target=target,
+                row_exponents=np.zeros(rows, "i4"), column_exponents=np.zeros(columns, "i4"),
             )  # fmt: skip
         np.testing.assert_array_equal(target, expected)
         assert seen == {"finite": True, "zero": False}
@@ -188,9 +188,12 @@ def test_a_sum_beyond_float32_is_reported():
     target = np.zeros((1, 1), np.float32)
     surface = np.zeros(32 * 4, np.float32)
     surface[0] = 2.0**30
-    arguments = dict(
-        surface_rows=4, column_exponents=np.zeros(1, "i4"), accumulate=False, target=target
-    )
+    arguments = {
+        "surface_rows": 4,
+        "column_exponents": np.zeros(1, "i4"),
+        "accumulate": False,
+        "target": target,
+    }
     fine = _core.unpack_into(surface, "float16", row_exponents=np.array([-97], "i4"), **arguments)
     assert fine["finite"] and target[0, 0] == 2.0**127
     over = _core.unpack_into(surface, "float16", row_exponents=np.array([-98], "i4"), **arguments)

@@ -85,10 +85,12 @@ FAMILIES = {
     "huge": lambda rng, shape: rng.standard_normal(shape) * 1e18,
     "tiny": lambda rng, shape: rng.standard_normal(shape) * 1e-18,
     "subnormal": lambda rng, shape: rng.standard_normal(shape) * 1e-40,
-    "mixed rows": lambda rng, shape: rng.standard_normal(shape)
-    * 10.0 ** rng.integers(-15, 15, (shape[0], 1)),
-    "mixed columns": lambda rng, shape: rng.standard_normal(shape)
-    * 10.0 ** rng.integers(-15, 15, (1, shape[1])),
+    "mixed rows": lambda rng, shape: (
+        rng.standard_normal(shape) * 10.0 ** rng.integers(-15, 15, (shape[0], 1))
+    ),
+    "mixed columns": lambda rng, shape: (
+        rng.standard_normal(shape) * 10.0 ** rng.integers(-15, 15, (1, shape[1]))
+    ),
     "mixed": lambda rng, shape: rng.standard_normal(shape) * 10.0 ** rng.integers(-9, 9, shape),
 }
 
@@ -98,9 +100,8 @@ def float16_bound(a, b):
     a, b = np.abs(a.astype(np.float64)), np.abs(b.astype(np.float64))
     k = a.shape[1]
     steps = 36 + k / 512
-    flushed = (
-        a.max(1, keepdims=True) * b.sum(0, keepdims=True)
-        + a.sum(1, keepdims=True) * b.max(0, keepdims=True)
+    flushed = a.max(1, keepdims=True) * b.sum(0, keepdims=True) + a.sum(1, keepdims=True) * b.max(
+        0, keepdims=True
     )
     return (
         (2**-10 + 2**-21 + steps * 2**-24) * (a @ b) + 2**-27 * flushed + (1 + k / 512) * 2.0**-149

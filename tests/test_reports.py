@@ -85,7 +85,9 @@ def test_counters_have_a_table_for_terminals_and_notebooks_and_a_dict():
     npublas.matmul(np.ones((4, 4)), np.ones((4, 4)), device="npu")
     counters = npublas.counters()
     text = repr(counters)
-    assert text.startswith("npublas: 1 of 2 products, 50.0% of the flops, ran on the NPU (simulated)")
+    assert text.startswith(
+        "npublas: 1 of 2 products, 50.0% of the flops, ran on the NPU (simulated)"
+    )
     assert "1 fallbacks" in text and "astype(float32)" in text and "int8" in text
     html = counters._repr_html_()
     assert html.startswith("<table>") and "float64=&quot;float32&quot;" in html

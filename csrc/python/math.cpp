@@ -1,4 +1,5 @@
-// Layouts, packing and planning, open to the tests, which hold them against their formulas in NumPy.
+// Layouts, packing and planning, open to the tests, which hold them against their formulas in
+// NumPy.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -55,15 +56,14 @@ py::dict unpack_into(const py::array& surface, const std::string& element_name,
                      std::int64_t surface_rows, const py::array_t<std::int32_t>& row_exponents,
                      const py::array_t<std::int32_t>& column_exponents, bool accumulate,
                      py::array& target) {
-  const Unpacked unpacked =
-      unpack(surface.data(), element_from(element_name), surface_rows, row_exponents.data(),
-             column_exponents.data(), accumulate,
-             {.data = target.mutable_data(),
-              .row_stride = target.strides(0),
-              .column_stride = target.strides(1),
-              .dtype = dtype_of(target),
-              .rows = target.shape(0),
-              .columns = target.shape(1)});
+  const Unpacked unpacked = unpack(surface.data(), element_from(element_name), surface_rows,
+                                   row_exponents.data(), column_exponents.data(), accumulate,
+                                   {.data = target.mutable_data(),
+                                    .row_stride = target.strides(0),
+                                    .column_stride = target.strides(1),
+                                    .dtype = dtype_of(target),
+                                    .rows = target.shape(0),
+                                    .columns = target.shape(1)});
   py::dict seen;
   seen["finite"] = unpacked.finite;
   seen["zero"] = unpacked.zero;
@@ -121,8 +121,8 @@ void register_math(py::module_& module) {
         result["bytes"] = planned->bytes_per_core() * std::size_t(planned->cores);
         return result;
       },
-      py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"), py::arg("element"),
-      py::kw_only(), py::arg("window_bytes") = std::size_t(1) << 30, py::arg("cores") = 3,
+      py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"), py::arg("element"), py::kw_only(),
+      py::arg("window_bytes") = std::size_t(1) << 30, py::arg("cores") = 3,
       py::arg("max_depth") = 8192, py::arg("max_rows") = 2047, py::arg("max_columns") = 4096);
 }
 

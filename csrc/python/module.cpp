@@ -27,7 +27,8 @@ const char* class_of(npublas::ErrorKind kind) {
 }  // namespace
 
 PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
-  module.doc() = "The core of npublas: engine, plans and layouts. Private; use the npublas package.";
+  module.doc() =
+      "The core of npublas: engine, plans and layouts. Private; use the npublas package.";
   py::register_local_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) std::rethrow_exception(pointer);

@@ -1,8 +1,8 @@
 """NumPy's matrix product on the Rockchip RK3588 NPU.
 
-`npublas.matmul` is a drop-in for `numpy.matmul`: same rules, right numbers, on the NPU where that is
-faster, on the CPU where it isn't. Importing this package opens nothing, prints nothing, and patches
-nothing.
+`npublas.matmul` is a drop-in for `numpy.matmul`: same rules, right numbers, on the NPU where that
+is faster, on the CPU where it isn't. Importing this package opens nothing, prints nothing, and
+patches nothing.
 
 >>> import numpy as np, npublas
 >>> npublas.matmul(np.eye(2), np.array([[1.0, 2.0], [3.0, 4.0]]))
@@ -59,7 +59,5 @@ __all__ = [
     "wrap",
 ]
 
-_ufuncs.set_hooks(
-    open_engine=_engine.open_engine, fallback=_log.fallback, product=_log.product
-)
+_ufuncs.set_hooks(open_engine=_engine.open_engine, fallback=_log.fallback, product=_log.product)
 _log.set_verbose(starts_verbose)

@@ -93,7 +93,10 @@ class Explanation:
         npu = "the NPU (simulated)" if self.simulated else "the NPU"
         reason = "demanded by device='npu'" if self.device == "npu" else "predicted to be faster"
         rows = [
-            ("product", f"{stack}{m} × {k} × {n}, {', '.join(self.dtypes[:2])} -> {self.dtypes[2]}"),
+            (
+                "product",
+                f"{stack}{m} × {k} × {n}, {', '.join(self.dtypes[:2])} -> {self.dtypes[2]}",
+            ),
             ("settings", f"device={self.device!r}, precision={self.precision!r}"),
             ("runs on", npu if self.on_npu else "the CPU"),
             ("because", reason if self.on_npu else self.reason),
@@ -142,8 +145,8 @@ def explain(
 ) -> Explanation:
     """Say where ``npublas.matmul(a, b)`` would run, why, and how it would be cut.
 
-    The decision is the one that `matmul` itself would make now; nothing is multiplied. The engine is
-    opened if the decision depends on it.
+    The decision is the one that `matmul` itself would make now; nothing is multiplied. The engine
+    is opened if the decision depends on it.
 
     Parameters
     ----------
@@ -172,8 +175,11 @@ def explain(
     """
     a, b = np.asarray(a), np.asarray(b)
     stack = _stack_shape(a, b)
-    signature = {} if dtype is None else {"signature": (None, None, np.dtype(dtype))}
-    loop = _ufuncs.ufunc.resolve_dtypes((a.dtype, b.dtype, None), **signature)
+    types = (a.dtype, b.dtype, None)
+    if dtype is None:
+        loop = _ufuncs.ufunc.resolve_dtypes(types)
+    else:
+        loop = _ufuncs.ufunc.resolve_dtypes(types, signature=(None, None, np.dtype(dtype)))
     m = a.shape[-2] if a.ndim > 1 else 1
     n = b.shape[-1] if b.ndim > 1 else 1
     batch = 1

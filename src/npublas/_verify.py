@@ -44,9 +44,9 @@ def survive(runtime: str) -> None:
         _store(cache, {**verdicts, key: problem})
     if problem:
         raise NpuUnavailableError(
-            f"{probe['path']} (version {probe['version']}) is not known to npublas, and a trial in "
-            f"a process of its own failed: {problem}. Use librknnrt 2.3.2 with driver 0.9.8; to try "
-            f"this one again, remove {cache}."
+            f"{probe['path']} (version {probe['version']}) is not known to npublas, and a trial "
+            f"in a process of its own failed: {problem}. Use librknnrt 2.3.2 with driver 0.9.8; to "
+            f"try this one again, remove {cache}."
         )
 
 

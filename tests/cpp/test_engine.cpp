@@ -93,7 +93,8 @@ TEST_CASE("several threads multiply at once in a window that evicts") {
   const OpenEngine engine(std::size_t(1) << 20);
   std::vector<std::thread> threads;
   std::vector<Example> examples;
-  for (int i = 0; i < 4; ++i) examples.emplace_back(Shape{1, 20 + 9 * i, 300 + 50 * i, 70 + 40 * i});
+  for (int i = 0; i < 4; ++i)
+    examples.emplace_back(Shape{1, 20 + 9 * i, 300 + 50 * i, 70 + 40 * i});
   for (Example& example : examples)
     threads.emplace_back([&example] {
       for (int round = 0; round < 3; ++round) {

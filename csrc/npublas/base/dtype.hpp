@@ -8,16 +8,32 @@
 namespace npublas {
 
 enum class DType : std::uint8_t {
-  boolean, int8, uint8, int16, uint16, int32, uint32, int64, uint64,
-  float16, float32, float64, longdouble, complex64, complex128, clongdouble, object, other
+  boolean,
+  int8,
+  uint8,
+  int16,
+  uint16,
+  int32,
+  uint32,
+  int64,
+  uint64,
+  float16,
+  float32,
+  float64,
+  longdouble,
+  complex64,
+  complex128,
+  clongdouble,
+  object,
+  other
 };
 inline constexpr int kDTypes = int(DType::other) + 1;
 
 constexpr const char* name_of(DType dtype) {
   constexpr const char* names[kDTypes] = {
-      "bool",    "int8",    "uint8",   "int16",      "uint16",    "int32",
-      "uint32",  "int64",   "uint64",  "float16",    "float32",   "float64",
-      "longdouble", "complex64", "complex128", "clongdouble", "object", "other"};
+      "bool",       "int8",      "uint8",      "int16",       "uint16",  "int32",
+      "uint32",     "int64",     "uint64",     "float16",     "float32", "float64",
+      "longdouble", "complex64", "complex128", "clongdouble", "object",  "other"};
   return names[int(dtype)];
 }
 

@@ -14,7 +14,7 @@ enum class ErrorKind {
   timeout,      ///< a run did not come back in time
   result,       ///< the device answered, and the answer is wrong
   device,       ///< a call to the runtime failed
-  argument,     ///< the caller asked for something that cannot be (a defect of npublas, or bad input)
+  argument,  ///< the caller asked for something that cannot be (a defect of npublas, or bad input)
 };
 
 class Error : public std::runtime_error {

@@ -115,7 +115,8 @@ struct MatmulInfo {  // rknn_matmul_info
 static_assert(sizeof(MatmulInfo) == 64 && alignof(MatmulInfo) == 4);
 static_assert(offsetof(MatmulInfo, type) == 12 && offsetof(MatmulInfo, b_layout) == 16);
 static_assert(offsetof(MatmulInfo, b_quant_type) == 18 && offsetof(MatmulInfo, ac_layout) == 20);
-static_assert(offsetof(MatmulInfo, iommu_domain_id) == 24 && offsetof(MatmulInfo, group_size) == 28);
+static_assert(offsetof(MatmulInfo, iommu_domain_id) == 24 &&
+              offsetof(MatmulInfo, group_size) == 28);
 static_assert(offsetof(MatmulInfo, reserved) == 30);
 
 struct TensorAttr {  // rknn_matmul_tensor_attr
@@ -185,15 +186,16 @@ static_assert(sizeof(MemSize) == 64 && offsetof(MemSize, dma_total) == 8);
 extern "C" {
 using rknn_matmul_create_fn = int(Context*, MatmulInfo*, IoAttr*);
 using rknn_matmul_create_dynamic_shape_fn = int(Context*, MatmulInfo*, int, MatmulShape*,
-                                                IoAttr*);                   // since 2.1.0
+                                                IoAttr*);  // since 2.1.0
 using rknn_matmul_set_io_mem_fn = int(Context, TensorMem*, TensorAttr*);
 using rknn_matmul_set_core_mask_fn = int(Context, int);
-using rknn_matmul_set_quant_params_fn = int(Context, QuantParams*);         // since 2.0.0b0
+using rknn_matmul_set_quant_params_fn = int(Context, QuantParams*);          // since 2.0.0b0
 using rknn_matmul_get_quant_params_fn = int(Context, QuantParams*, float*);  // since 2.0.0b0
-using rknn_matmul_set_dynamic_shape_fn = int(Context, MatmulShape*);        // since 2.0.0b0
+using rknn_matmul_set_dynamic_shape_fn = int(Context, MatmulShape*);         // since 2.0.0b0
 using rknn_matmul_run_fn = int(Context);
 using rknn_matmul_destroy_fn = int(Context);
-// Two signatures under one name (7 arguments in 2.0.0b0, these 5 since 2.1.0): the core never calls it.
+// Two signatures under one name (7 arguments in 2.0.0b0, these 5 since 2.1.0): the core never calls
+// it.
 using rknn_B_normal_layout_to_native_layout_fn = int(void*, void*, int, int, MatmulInfo*);
 using rknn_create_mem_fn = TensorMem*(Context, std::uint32_t);
 using rknn_create_mem2_fn = TensorMem*(Context, std::uint64_t, std::uint64_t);  // since 2.0.0b0

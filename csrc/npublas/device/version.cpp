@@ -63,7 +63,7 @@ std::string to_string(const Version& version) {
 std::string version_text_in(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return "";
-  struct stat status {};
+  struct stat status{};
   std::string text;
   if (::fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0) {
     const std::size_t size = std::size_t(status.st_size);

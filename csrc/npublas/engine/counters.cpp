@@ -18,9 +18,8 @@ void count(DType in, const Shape& shape, Reason reason, bool fallback, double se
   Cell& cell = cells[int(reason)][int(in)];
   const std::uint64_t products = std::uint64_t(shape.batch);
   cell.products.fetch_add(products, relaxed);
-  cell.macs.fetch_add(products * std::uint64_t(shape.m) * std::uint64_t(shape.k) *
-                          std::uint64_t(shape.n),
-                      relaxed);
+  cell.macs.fetch_add(
+      products * std::uint64_t(shape.m) * std::uint64_t(shape.k) * std::uint64_t(shape.n), relaxed);
   if (fallback) cell.fallbacks.fetch_add(products, relaxed);
   if (seconds > 0) cell.nanoseconds.fetch_add(std::uint64_t(seconds * 1e9), relaxed);
 }

@@ -1,6 +1,6 @@
 // # Deciding
-// First what the settings and the types allow, then what pays, then what the device is trusted with.
-// A decision for the CPU that nobody had asked the NPU for is no fallback.
+// First what the settings and the types allow, then what pays, then what the device is trusted
+// with. A decision for the CPU that nobody had asked the NPU for is no fallback.
 #include "npublas/engine/engine.hpp"
 #include "npublas/engine/trust.hpp"
 

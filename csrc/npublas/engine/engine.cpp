@@ -162,9 +162,9 @@ void open_engine(const EngineOptions& options) {
     }
     engine->lock->release();
     engine->executor = std::make_unique<exec::Executor>(
-        engine->runtime, exec::WindowLimits{.bytes = options.memory_limit, .files = files_allowed()},
-        engine->options.cores,
-        options.run_patience);
+        engine->runtime,
+        exec::WindowLimits{.bytes = options.memory_limit, .files = files_allowed()},
+        engine->options.cores, options.run_patience);
     state->set(std::move(engine));
     engine_state_ = EngineState::open;
   } catch (const std::exception& error) {
@@ -176,9 +176,10 @@ void open_engine(const EngineOptions& options) {
 void close_engine() {
   const std::unique_lock lock(state->product, std::try_to_lock);
   if (!lock)
-    throw Error(ErrorKind::argument,
-                "the NPU is busy with a product; runtime, memory_limit and cores can be changed when "
-                "it is done");
+    throw Error(
+        ErrorKind::argument,
+        "the NPU is busy with a product; runtime, memory_limit and cores can be changed when "
+        "it is done");
   state->set(nullptr);
   engine_state_ = EngineState::closed;
   trust::reset();

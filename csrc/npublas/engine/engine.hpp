@@ -49,7 +49,7 @@ std::string unavailable_because();
 Outcome multiply(const Product& product, const Settings& settings) noexcept;
 
 struct EngineOptions {
-  std::string runtime = "auto";  ///< "auto", "simulator" or a path
+  std::string runtime = "auto";                     ///< "auto", "simulator" or a path
   std::size_t memory_limit = std::size_t(1) << 30;  ///< bytes of the window
   int cores = 3;
   /// The file whose lock keeps two processes from using the NPU at once; empty for none.

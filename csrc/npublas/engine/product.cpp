@@ -33,8 +33,9 @@ std::string text_of(Reason reason, DType in) {
     case Reason::not_finite:
       return "operands contain NaN or infinity";
     case Reason::subnormal:
-      return operands + "some are so small beside others of their row or column that this NPU "
-                        "would take them for zero";
+      return operands +
+             "some are so small beside others of their row or column that this NPU "
+             "would take them for zero";
     case Reason::overflow:
       return "a sum left the range of float32";
     case Reason::memory:

@@ -45,14 +45,15 @@ enum class Reason : std::uint8_t {
   wrong_result,      ///< the device's answer failed its check
 };
 inline constexpr int kReasons = int(Reason::wrong_result) + 1;
-/// In words and with the remedy; `in` completes it ("operands are float64: use astype(float32) ...").
+/// In words and with the remedy; `in` completes it ("operands are float64: use astype(float32)
+/// ...").
 std::string text_of(Reason reason, DType in);
 
 struct Decision {
   bool on_npu;
   Reason reason;
-  bool fallback;        ///< decided for, or demanded of, the NPU, and can't run there
-  double cpu_seconds;   ///< predicted; 0 where nothing was predicted
+  bool fallback;       ///< decided for, or demanded of, the NPU, and can't run there
+  double cpu_seconds;  ///< predicted; 0 where nothing was predicted
   double npu_seconds;
 };
 

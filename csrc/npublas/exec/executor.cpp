@@ -39,17 +39,19 @@ device::Type type_of(Element element) {
 
 }  // namespace
 
-/// What a worker needs for one tile: the same for every block of a plan, so it is borrowed once, and
-/// for all workers before any of them starts, so that a repeated product finds everything there.
+/// What a worker needs for one tile: the same for every block of a plan, so it is borrowed once,
+/// and for all workers before any of them starts, so that a repeated product finds everything
+/// there.
 struct Executor::Bench {
   Window::Loan<device::Context> context;
   Window::Loan<device::Memory> a, b, c;
 };
 
-/// One product while it is being computed. Shared with the workers, so that it outlives a caller who
-/// has given up on one of them.
+/// One product while it is being computed. Shared with the workers, so that it outlives a caller
+/// who has given up on one of them.
 struct Executor::Job {
-  Job(const Plan& p, const Product& q, bool flushes) : plan(p), product(q), flushes_subnormals(flushes) {}
+  Job(const Plan& p, const Product& q, bool flushes)
+      : plan(p), product(q), flushes_subnormals(flushes) {}
 
   const Plan plan;
   const Product product;
@@ -166,8 +168,7 @@ Ending Executor::run(const Plan& plan, const Product& product, bool flushes_subn
     job->abandoned = true;
     stuck_ = true;
     throw Error(ErrorKind::timeout,
-                "rknn_matmul_run did not come back within " +
-                    std::to_string(patience_.count()) +
+                "rknn_matmul_run did not come back within " + std::to_string(patience_.count()) +
                     " ms. The NPU is left alone for the rest of this process; if it hangs for "
                     "others too, reboot, and check that the driver is 0.9.8 or newer.");
   }
@@ -202,9 +203,9 @@ void Executor::serve(Worker& worker, int core) {
 }
 
 Executor::Bench Executor::borrow(const Plan& plan, int core) {
-  auto context = window_->context(
-      type_of(plan.element), {int(plan.tile_rows), int(plan.tile_depth), int(plan.tile_columns)},
-      core);
+  auto context =
+      window_->context(type_of(plan.element),
+                       {int(plan.tile_rows), int(plan.tile_depth), int(plan.tile_columns)}, core);
   auto a = window_->memory(context->a_bytes());
   auto b = window_->memory(context->b_bytes());
   auto c = window_->memory(context->c_bytes());
@@ -234,7 +235,8 @@ void Executor::multiply(Job& job, const Block& block, const Bench& bench) {
   std::vector<std::int32_t> row_exponents(std::size_t(tile_rows), 0);
   std::vector<std::int32_t> column_exponents(std::size_t(plan.tile_columns), 0);
   // float16 results are summed in float32 and rounded once, when the last partial sum is in.
-  std::vector<float> sums(product.out == DType::float16 ? std::size_t(block.rows * block.columns) : 0);
+  std::vector<float> sums(product.out == DType::float16 ? std::size_t(block.rows * block.columns)
+                                                        : 0);
 
   const auto target_at = [&](std::int64_t row, std::int64_t rows) -> Target {
     if (!sums.empty())
@@ -252,8 +254,10 @@ void Executor::multiply(Job& job, const Block& block, const Bench& bench) {
             .columns = block.columns};
   };
   const auto acceptable = [&](const Packed& packed) {
-    if (!packed.finite) job.end(Ended::not_finite);
-    else if (packed.subnormal && job.flushes_subnormals) job.end(Ended::subnormal);
+    if (!packed.finite)
+      job.end(Ended::not_finite);
+    else if (packed.subnormal && job.flushes_subnormals)
+      job.end(Ended::subnormal);
     return !job.stop;
   };
 
@@ -314,10 +318,9 @@ void Executor::multiply(Job& job, const Block& block, const Bench& bench) {
       work_.unpacked_bytes += context->c_bytes();
       if (unpacked.zero && !packed_a.zero && !packed_b.zero &&
           !product_is_zero(a->data(), b->data(), element, tile_rows, tile_depth, plan.tile_columns))
-        throw Error(ErrorKind::result,
-                    "rknn_matmul_run said success and returned zeros for a " +
-                        to_string(context->shape()) + " " + name_of(element) +
-                        " product that is not zero.");
+        throw Error(ErrorKind::result, "rknn_matmul_run said success and returned zeros for a " +
+                                           to_string(context->shape()) + " " + name_of(element) +
+                                           " product that is not zero.");
       if (floats && !unpacked.finite) return job.end(Ended::overflow);
       if (job.stop) return;
     }

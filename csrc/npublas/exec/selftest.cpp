@@ -19,14 +19,20 @@ constexpr int kColumns = 32;
 
 // Small integers in no simple pattern: exact in both types, and so are all sums of them.
 int a_value(int row, int depth) { return (row * 7 + depth * 3 + row * depth) % 15 - 7; }
-int b_value(int depth, int column) { return (depth * 5 + column * 11 + depth / 7 * column) % 13 - 6; }
+int b_value(int depth, int column) {
+  return (depth * 5 + column * 11 + depth / 7 * column) % 13 - 6;
+}
 
 template <typename T>
 T encode(int value);
 template <>
-std::int8_t encode(int value) { return std::int8_t(value); }
+std::int8_t encode(int value) {
+  return std::int8_t(value);
+}
 template <>
-std::uint16_t encode(int value) { return float_to_half(float(value)); }
+std::uint16_t encode(int value) {
+  return float_to_half(float(value));
+}
 
 /// Multiplies surfaces that `a` and `b` (functions of an index pair) fill; returns C's surface.
 template <typename T, typename A, typename B>

@@ -11,7 +11,7 @@
 namespace npublas::exec {
 
 struct Window::Entry {
-  std::unique_ptr<device::Memory> memory;    // one of the two
+  std::unique_ptr<device::Memory> memory;  // one of the two
   std::unique_ptr<device::Context> context;
   std::size_t bytes = 0;
   int files = 0;
@@ -42,8 +42,8 @@ Window::~Window() {
 }
 
 Window::Loan<device::Memory> Window::memory(std::size_t bytes) {
-  const std::size_t size = std::size_t(round_up(std::int64_t(std::max<std::size_t>(bytes, 1)),
-                                                std::int64_t(kPage)));
+  const std::size_t size =
+      std::size_t(round_up(std::int64_t(std::max<std::size_t>(bytes, 1)), std::int64_t(kPage)));
   const std::lock_guard lock(mutex_);
   // The smallest idle buffer that serves and isn't wastefully large.
   auto best = entries_.end();
@@ -131,11 +131,11 @@ void Window::make_room(std::size_t bytes, int files, int contexts) {
          usage_.contexts + contexts > limits_.contexts) {
     if (!evict_one())
       throw Error(ErrorKind::memory,
-                  "no room for " + mebibytes(bytes) + " in the NPU window: " +
-                      mebibytes(usage_.bytes) + " of " + mebibytes(limits_.bytes) + ", " +
-                      std::to_string(usage_.files) + " of " + std::to_string(limits_.files) +
-                      " file descriptors and " + std::to_string(usage_.contexts) + " of " +
-                      std::to_string(limits_.contexts) +
+                  "no room for " + mebibytes(bytes) +
+                      " in the NPU window: " + mebibytes(usage_.bytes) + " of " +
+                      mebibytes(limits_.bytes) + ", " + std::to_string(usage_.files) + " of " +
+                      std::to_string(limits_.files) + " file descriptors and " +
+                      std::to_string(usage_.contexts) + " of " + std::to_string(limits_.contexts) +
                       " contexts are in use. Raise memory_limit (NPUBLAS_MEMORY_LIMIT), or use "
                       "fewer cores.");
   }

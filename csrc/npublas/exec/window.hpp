@@ -1,7 +1,8 @@
 // # The window
-// The share of NPU memory that npublas allows itself. It bounds bytes, contexts and file descriptors
-// together (each buffer is one descriptor, each context two and two pages), and keeps what was used
-// for the next product: the least recently used idle buffer or context makes room for a new one.
+// The share of NPU memory that npublas allows itself. It bounds bytes, contexts and file
+// descriptors together (each buffer is one descriptor, each context two and two pages), and keeps
+// what was used for the next product: the least recently used idle buffer or context makes room for
+// a new one.
 #pragma once
 
 #include <cstddef>
@@ -42,7 +43,9 @@ class Window {
    public:
     Loan(Window* window, Entry* entry, T* thing) : window_(window), entry_(entry), thing_(thing) {}
     Loan(Loan&& other) noexcept
-        : window_(other.window_), entry_(std::exchange(other.entry_, nullptr)), thing_(other.thing_) {}
+        : window_(other.window_),
+          entry_(std::exchange(other.entry_, nullptr)),
+          thing_(other.thing_) {}
     Loan(const Loan&) = delete;
     Loan& operator=(const Loan&) = delete;
     ~Loan() {
@@ -57,8 +60,8 @@ class Window {
     T* thing_;
   };
 
-  /// A buffer of at least `bytes`. Throws Error(memory) if what is on loan leaves no room for it, or
-  /// if the device has none even after everything idle was freed.
+  /// A buffer of at least `bytes`. Throws Error(memory) if what is on loan leaves no room for it,
+  /// or if the device has none even after everything idle was freed.
   Loan<device::Memory> memory(std::size_t bytes);
   /// The context for this type, shape and core.
   Loan<device::Context> context(device::Type type, const device::ContextShape& shape, int core);

@@ -59,8 +59,8 @@ Prediction predict(const Plan& plan, DType in, DType out) {
   const double source = source_bytes(in);
   const double times_a = double(ceil_div(plan.shape.n, plan.block_columns));
   const double times_b = double(ceil_div(plan.shape.m, plan.block_rows));
-  const double host_bytes = batch * ((source + element) * (m * k * times_a + k * n * times_b) +
-                                     4 * m * n * (2 * tiles));
+  const double host_bytes =
+      batch * ((source + element) * (m * k * times_a + k * n * times_b) + 4 * m * n * (2 * tiles));
   const double host = host_bytes / kPackBytesPerSecond;
 
   const double cpu_bytes = batch * (source * (m * k + k * n) + source_bytes(out) * m * n);

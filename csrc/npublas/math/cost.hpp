@@ -1,7 +1,7 @@
 // # Predicting
 // How long a product takes on the NPU and on the CPU, in seconds, from published measurements of
-// RK3588 boards. Nothing here was measured by npublas; the constants are the pessimistic end of what
-// is published, because the first rule is never to be slower than NumPy.
+// RK3588 boards. Nothing here was measured by npublas; the constants are the pessimistic end of
+// what is published, because the first rule is never to be slower than NumPy.
 #pragma once
 
 #include "npublas/base/dtype.hpp"
@@ -25,7 +25,8 @@ Prediction predict(const Plan& plan, DType in, DType out);
 /// True if the product is large enough that the prediction is worth making: below 2·128³ operations
 /// the fixed cost of one run alone exceeds the CPU's time.
 constexpr bool worth_predicting(const Shape& shape) {
-  return double(shape.batch) * double(shape.m) * double(shape.k) * double(shape.n) >= 128.0 * 128 * 128;
+  return double(shape.batch) * double(shape.m) * double(shape.k) * double(shape.n) >=
+         128.0 * 128 * 128;
 }
 
 }  // namespace npublas

@@ -2,9 +2,9 @@
 // The NPU reads and writes matrices in small blocks. Each layout is a formula, said here once; the
 // packers are tested against it and nobody else computes an offset.
 //
-//   A  [K/x, M, x]          x = 16 (int8), 8 (float16)      16 bytes of depth per row, rows together
-//   B  [N/y, K/z, y, z]     y × z = 32×32 (int8), 16×32 (float16)
-//   C  [N/4, M, 4]          int32 or float32
+//   A  [K/x, M, x]          x = 16 (int8), 8 (float16)      16 bytes of depth per row, rows
+//   together B  [N/y, K/z, y, z]     y × z = 32×32 (int8), 16×32 (float16) C  [N/4, M, 4] int32 or
+//   float32
 //
 // Sizes are of the padded surfaces: K a multiple of 32, N of 32, M 1 or a multiple of 4.
 #pragma once

@@ -15,9 +15,9 @@ namespace {
 // Lanes that go through the buffer together. Row-major B has its columns side by side, so 16 floats
 // are one cache line of every row that is read; 16 lanes × 2048 deep are 128 KiB, which L2 holds.
 constexpr std::int64_t kTogether = 16;
-// A lane's largest magnitude is scaled into [2^14, 2^15), so that rounding to float16 can't overflow.
-// A float16 lane isn't rounded and goes one binade higher: it is then never scaled down, so that no
-// element loses a bit.
+// A lane's largest magnitude is scaled into [2^14, 2^15), so that rounding to float16 can't
+// overflow. A float16 lane isn't rounded and goes one binade higher: it is then never scaled down,
+// so that no element loses a bit.
 constexpr int kTarget = 14;
 constexpr int kTargetOfHalf = 15;
 constexpr std::uint32_t kInfinityBits = 0x7f800000u;

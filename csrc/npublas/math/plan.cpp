@@ -98,7 +98,8 @@ std::optional<Plan> plan(const Shape& shape, Element element, const PlanLimits& 
   }
 
   p.block_columns = std::min(p.tile_columns, shape.n);
-  const std::int64_t tallest = std::max(kBlockElements / p.tile_columns / p.tile_rows, std::int64_t(1));
+  const std::int64_t tallest =
+      std::max(kBlockElements / p.tile_columns / p.tile_rows, std::int64_t(1));
   p.block_rows = std::min(round_up(rows, p.tile_rows), tallest * p.tile_rows);
   p.block_rows = std::min(p.block_rows, shape.m);
   p.cores = int(std::min<std::int64_t>(p.cores, p.blocks()));

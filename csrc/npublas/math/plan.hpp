@@ -6,8 +6,8 @@
 //       pack the tile of B           once for all rows of the block
 //       for m in steps of rows:      A streams past the resident tile of B
 //
-// Where K is cut depends on (K, N, type) alone, so that a result never depends on M, on the number of
-// cores, or on the memory window. All other sizes follow from the window and the cores.
+// Where K is cut depends on (K, N, type) alone, so that a result never depends on M, on the number
+// of cores, or on the memory window. All other sizes follow from the window and the cores.
 #pragma once
 
 #include <cstddef>
@@ -39,22 +39,23 @@ struct Block {
 struct Plan {
   Shape shape;
   Element element;
-  int cores;                 ///< that have something to do
-  std::int64_t tile_rows;    ///< of a context: 1 or a multiple of 4
-  std::int64_t tile_depth;   ///< a multiple of 32
-  std::int64_t tile_columns; ///< a multiple of 32
-  std::int64_t block_rows;   ///< of the result; the last block may have fewer
+  int cores;                  ///< that have something to do
+  std::int64_t tile_rows;     ///< of a context: 1 or a multiple of 4
+  std::int64_t tile_depth;    ///< a multiple of 32
+  std::int64_t tile_columns;  ///< a multiple of 32
+  std::int64_t block_rows;    ///< of the result; the last block may have fewer
   std::int64_t block_columns;
 
   std::int64_t blocks() const;
   Block block(std::int64_t index) const;  ///< columns outermost within a product of the stack
   std::int64_t depth_tiles() const;
-  std::int64_t runs() const;              ///< calls of the runtime in all
-  std::size_t bytes_per_core() const;     ///< one A, one B and one C tile, in whole pages
+  std::int64_t runs() const;           ///< calls of the runtime in all
+  std::size_t bytes_per_core() const;  ///< one A, one B and one C tile, in whole pages
 };
 
 /// The K tile of a product: the runtime's limit permitting, a function of K, N and the type alone.
-std::int64_t depth_of_tiles(std::int64_t k, std::int64_t n, Element element, std::int64_t max_depth);
+std::int64_t depth_of_tiles(std::int64_t k, std::int64_t n, Element element,
+                            std::int64_t max_depth);
 
 /// Cuts `shape` (no dimension 0) within `limits`. Every (batch, m, n) lies in exactly one block and
 /// every k in exactly one depth tile. Uses fewer cores rather than more memory than the window;

@@ -10,7 +10,8 @@
 namespace npublas {
 namespace {
 
-constexpr std::int64_t kRowsTogether = 16;  // a block of C whose lines stay in L1 while it is turned
+constexpr std::int64_t kRowsTogether =
+    16;  // a block of C whose lines stay in L1 while it is turned
 
 template <typename T>
 T read(const std::byte* from) {
@@ -24,7 +25,8 @@ void write(std::byte* to, T value) {
   std::memcpy(to, &value, sizeof value);
 }
 
-/// Visits every element of the target, a block of rows at a time, the four columns of a group together.
+/// Visits every element of the target, a block of rows at a time, the four columns of a group
+/// together.
 template <typename Source, typename Visit>
 void for_each(const Source* surface, std::int64_t surface_rows, const Target& target, Visit visit) {
   for (std::int64_t first = 0; first < target.rows; first += kRowsTogether) {
@@ -59,7 +61,8 @@ template <typename T>
 Unpacked unpack_floats(const float* surface, std::int64_t surface_rows,
                        const std::int32_t* row_exponents, const std::int32_t* column_exponents,
                        bool accumulate, const Target& target) {
-  std::vector<double> row_scales(std::size_t(target.rows)), column_scales(std::size_t(target.columns));
+  std::vector<double> row_scales(std::size_t(target.rows)),
+      column_scales(std::size_t(target.columns));
   for (std::int64_t i = 0; i < target.rows; ++i)
     row_scales[std::size_t(i)] = std::ldexp(1.0, -row_exponents[i]);
   for (std::int64_t j = 0; j < target.columns; ++j)
@@ -69,8 +72,8 @@ Unpacked unpack_floats(const float* surface, std::int64_t surface_rows,
   for_each(surface, surface_rows, target,
            [&](float sum, std::byte* to, std::int64_t row, std::int64_t column) {
              any |= std::bit_cast<std::uint32_t>(sum) & 0x7fffffffu;
-             T value = T(double(sum) * row_scales[std::size_t(row)] *
-                         column_scales[std::size_t(column)]);
+             T value =
+                 T(double(sum) * row_scales[std::size_t(row)] * column_scales[std::size_t(column)]);
              // A zero is +0 whatever its terms' signs, as a sum that starts at +0 is.
              value += accumulate ? read<T>(to) : T(0);
              finite &= std::isfinite(float(value));

@@ -28,9 +28,9 @@ struct Unpacked {
   bool zero = true;    ///< every element of the surface that was read is zero
 };
 
-/// Adds (`accumulate`) or stores the surface of `surface_rows` rows. Integers are added modulo 2^8 or
-/// 2^32, as NumPy's loops do. Floats are multiplied by 2^-(row + column exponent) in double, which
-/// can't overflow there, and rounded once to the target's type before they are added in it.
+/// Adds (`accumulate`) or stores the surface of `surface_rows` rows. Integers are added modulo 2^8
+/// or 2^32, as NumPy's loops do. Floats are multiplied by 2^-(row + column exponent) in double,
+/// which can't overflow there, and rounded once to the target's type before they are added in it.
 Unpacked unpack(const void* surface, Element element, std::int64_t surface_rows,
                 const std::int32_t* row_exponents, const std::int32_t* column_exponents,
                 bool accumulate, const Target& target);
