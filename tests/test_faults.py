@@ -115,6 +115,7 @@ def test_one_failed_run_is_repeated_with_everything_made_anew_and_no_fallback(op
         multiply(*operands)
     assert npublas.counters().npu.products == 2
     assert simulator.counters()["rknn_matmul_create"] == created + 1  # one core is enough
+    assert npublas.memory_info().contexts == 2  # that one, and the one that all memory comes from
 
 
 def test_a_device_that_keeps_failing_is_left_alone_for_a_while(operands):
