@@ -112,6 +112,18 @@ def test_the_smallest_product_survives_the_largest_that_cancel(lib, places):
     assert not np.delete(result, 3).any()
 
 
+@pytest.mark.parametrize("a_gap", [0, 13, 14, 25])
+def test_the_last_bits_survive_at_every_distance(lib, a_gap):
+    """Large products that cancel around a small one whose last bit is set: at some distance a sum
+    in double begins to lose it, and there the integers must have taken over."""
+    for b_gap in range(26):
+        a, b = np.zeros((1, 32), np.float16), np.zeros((32, 16), np.float16)
+        a[0, [0, 1, 2]] = 2047 * 2.0**4, 1025 * 2.0 ** (4 - a_gap), 2047 * 2.0**4
+        b[[0, 1, 2], 0] = 2047 * 2.0**4, 1027 * 2.0 ** (4 - b_gap), -2047 * 2.0**4
+        small = float(a[0, 1]) * float(b[1, 0])
+        assert multiply(lib, a, b)[0, 0] == small, (a_gap, b_gap)
+
+
 def test_between_groups_it_is_float32_in_the_order_of_the_depth(lib):
     a, b = np.zeros((1, 96), np.float16), np.zeros((96, 16), np.float16)
     a[0, [0, 32, 64]] = 65504, 2.0**-24, 65504

@@ -266,6 +266,19 @@ def test_a_view_past_the_end_of_its_buffer(lib):
     assert simulator.counters()["violations_out_of_bounds"] == 2
 
 
+def test_a_view_that_is_too_small_in_a_buffer_that_is_large_enough(lib):
+    with Matmul(lib, 4, 32, 32, INT8, vendor.NATIVE) as matmul:
+        base = lib.rknn_create_mem(matmul.ctx, 4096)
+        view = lib.rknn_create_mem_from_fd(matmul.ctx, base.contents.fd, None, 511, 0)
+        own, matmul.mems["C"] = matmul.mems["C"], view
+        matmul.bind()
+        assert matmul.run() == vendor.FAIL  # it would write into the neighbour's bytes
+        assert "512 bytes of C, its memory has 511" in simulator.last_violation()
+        lib.rknn_destroy_mem(matmul.ctx, view)
+        lib.rknn_destroy_mem(matmul.ctx, base)
+        matmul.mems["C"] = own
+
+
 def test_a_normal_b_that_is_too_small_is_found_when_it_is_bound(lib):
     with Matmul(lib, 4, 32, 32, INT8) as matmul:
         with pytest.raises(OSError, match="set_io_mem B"):
