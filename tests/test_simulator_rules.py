@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes as ct
 import doctest
 import os
+import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -747,3 +749,22 @@ def test_a_forked_child_goes_on_while_other_threads_were_inside():
 def test_every_example_of_the_module_runs():
     results = doctest.testmod(simulator)
     assert results.attempted > 10 and results.failed == 0
+
+
+@pytest.mark.parametrize("kind", ["setting", "fault", "counter"])
+def test_the_documentation_lists_every_name(kind):
+    page = (Path(__file__).parent.parent / "docs" / "simulator.md").read_text()
+    (table,) = re.findall(rf"^\| {kind} \|.*\n\|---.*\n((?:\|.*\n)+)", page, re.M)
+    rows = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in table.splitlines()]
+    documented = {name for row in rows for name in row}
+    assert documented == {n for n in simulator.names(kind) if not n.startswith("rknn_")}
+
+
+def test_the_documentation_gives_the_defaults():
+    page = (Path(__file__).parent.parent / "docs" / "simulator.md").read_text()
+    (table,) = re.findall(r"^\| setting \|.*\n\|---.*\n((?:\|.*\n)+)", page, re.M)
+    for row in table.splitlines():
+        name, default = (cell.strip(" `") for cell in row.split("|")[1:3])
+        before = simulator.setting(name)
+        simulator.set(name, default)
+        assert simulator.setting(name) == before
