@@ -1,4 +1,4 @@
-"""What all tests share: npublas at its defaults around each of them, and the devices to run on.
+"""What tests and benchmarks share: npublas at its defaults around each of them, and the devices.
 
 Python tests run on the simulator, which is always there, and with ``--npu`` on the board as well.
 """
