@@ -1,8 +1,7 @@
-"""``npublas.matmul``: the ufunc of ``_ufuncs``, with a name and a signature of its own."""
+"""``npublas.matmul``: the ufunc of ``_ufuncs``, under the name that it has for users."""
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 # Called `ufunc` in every module but the package itself: NumPy before 2.2 pickles a ufunc under the
@@ -12,21 +11,10 @@ from npublas._ufuncs import ufunc
 __all__ = ["ufunc"]
 
 
-def _describe(matmul: Any) -> None:
-    """Say in introspection what was added to NumPy's ufunc. NumPy has room for it from 2.2 on."""
-    if not hasattr(matmul, "__dict__"):
-        return
-    matmul.__module__ = "npublas"
-    matmul.__qualname__ = "matmul"
-    try:
-        numpys = inspect.signature(matmul)
-    except ValueError:  # NumPy before 2.4 tells inspect nothing
-        return
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-        for name in ("precision", "device")
-    ]
-    matmul.__signature__ = numpys.replace(parameters=[*numpys.parameters.values(), *added])
+def _name(matmul: Any) -> None:
+    if hasattr(matmul, "__dict__"):  # from NumPy 2.2 on
+        matmul.__module__ = "npublas"
+        matmul.__qualname__ = "matmul"
 
 
-_describe(ufunc)
+_name(ufunc)

@@ -1,0 +1,26 @@
+"""NumPy's own tests of matmul pass with npublas.matmul, but for the listed exceptions of `run.py`.
+
+In a process of its own, because numpy.matmul is replaced there for good.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUNNER = Path(__file__).parent / "run.py"
+
+
+@pytest.mark.parametrize("mode", ["cpu", "npu"])
+def test_numpys_own_tests_pass_with_npublas_matmul(mode: str) -> None:
+    # The matrices are tiny: BLAS threads would only wait for each other.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, RUNNER, mode], capture_output=True, text=True, env=environment
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "tests passed" in run.stdout
