@@ -56,7 +56,7 @@ NPUBLAS_EXPORT int npublas_simulator_fired(const char* fault, std::int64_t* coun
   return 0;
 }
 
-/// Ends every run that hangs by the fault "hang"; they return -1.
+/// Lets every run that hangs by the fault "hang" go on; it succeeds, late.
 NPUBLAS_EXPORT void npublas_simulator_release(void) { release_hung(); }
 
 NPUBLAS_EXPORT int npublas_simulator_counter(const char* name, std::int64_t* value) {

@@ -17,7 +17,7 @@ enum class Fault {
   submit_failure,  ///< rknn_matmul_run: -1 at once
   timeout,         ///< rknn_matmul_run: -1 after `timeout_ms`
   timeout_status,  ///< the same with -2, RKNN_ERR_TIMEOUT
-  hang,            ///< rknn_matmul_run: blocks until released, then -1
+  hang,            ///< rknn_matmul_run: blocks until released, then goes on as usual
   zeros,           ///< rknn_matmul_run: success, and C is all zero (runtime 2.2.0)
   lost_device,     ///< every function: -1 or NULL; what is given back is freed all the same
 };
