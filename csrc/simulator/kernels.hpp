@@ -1,6 +1,7 @@
 // # Kernels
 // The innermost loops: four rows of A times a tile of columns of B, over a stretch of the depth.
-// The same source (kernels.ipp) is compiled for what every x86-64 or aarch64 has, and for AVX2.
+// The same source (kernels_body.hpp) is compiled for what every x86-64 or aarch64 has, and for
+// AVX2.
 //
 //   packed A, float:    [depth][4 rows][copies]       packed B, float:    [depth][columns]
 //   packed A, integer:  [depth / 2][4 rows][2]        packed B, integer:  [depth / 2][columns][2]

@@ -1,4 +1,4 @@
-#include "kernels.ipp"
+#include "kernels_body.hpp"
 
 namespace npublas::simulator {
 

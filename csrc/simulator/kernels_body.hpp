@@ -1,6 +1,9 @@
-// Included by the kernels_*.cpp, each compiled with its own flags. Everything is in an anonymous
-// namespace and nothing of the standard library is instantiated: a function with external linkage
-// that was compiled for AVX2 here could be the copy that the linker keeps for everybody.
+// # The kernels themselves
+// Included by each kernels_*.cpp alone, which are compiled with flags of their own. Everything is
+// in an anonymous namespace and nothing of the standard library is instantiated: a function with
+// external linkage that was compiled for AVX2 here could be the copy that the linker keeps for all.
+#pragma once
+
 #include <cstdint>
 
 #include "kernels.hpp"
