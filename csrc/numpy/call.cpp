@@ -16,6 +16,26 @@ int apply(int settings, int override) {
   return (settings & ~mask) | (override & mask);
 }
 
+/// Puts an exception that is set aside, and back at the end.
+class ErrorKept {
+ public:
+#if PY_VERSION_HEX >= 0x030c0000
+  ErrorKept() : value_(PyErr_GetRaisedException()) {}
+  ~ErrorKept() { PyErr_SetRaisedException(value_); }
+#else
+  ErrorKept() { PyErr_Fetch(&type_, &value_, &traceback_); }
+  ~ErrorKept() { PyErr_Restore(type_, value_, traceback_); }
+#endif
+  ErrorKept(const ErrorKept&) = delete;
+  ErrorKept& operator=(const ErrorKept&) = delete;
+
+ private:
+  PyObject* value_;
+#if PY_VERSION_HEX < 0x030c0000
+  PyObject *type_, *traceback_;
+#endif
+};
+
 /// The override of this context, 0 if it has none, -1 with an exception set if Python failed.
 int context_override() {
   PyObject* value = nullptr;
@@ -56,6 +76,24 @@ bool read_settings(int override, Settings* settings) {
 bool read_settings_in_loop(Settings* settings) {
   const GilHeld gil;
   return read_settings(0, settings);
+}
+
+ContextOverride::ContextOverride(int override) {
+  const int outer = context_override();
+  if (outer == -1 && PyErr_Occurred()) return;
+  const int mask = (override >> kOverrideShift) & kSettingsMask;
+  PyObject* const merged = PyLong_FromLong((outer & ~mask) | override);
+  if (!merged) return;
+  watch_overrides();
+  token_ = PyContextVar_Set(override_variable, merged);
+  Py_DECREF(merged);
+}
+
+ContextOverride::~ContextOverride() {
+  if (!token_) return;
+  const ErrorKept error;
+  if (PyContextVar_Reset(override_variable, token_) < 0) PyErr_WriteUnraisable(override_variable);
+  Py_DECREF(token_);
 }
 
 void set_default_settings(int settings) {

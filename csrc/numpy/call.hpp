@@ -40,6 +40,21 @@ bool read_settings(int override, Settings* settings);
 /// The same for a loop that runs outside a call of ours, with or without the lock.
 bool read_settings_in_loop(Settings* settings);
 
+/// While it lives, `override` holds for this context and what it calls, as a `config_context` does.
+/// Needs the interpreter's lock; leaves an exception that is set as it is.
+class ContextOverride {
+ public:
+  explicit ContextOverride(int override);
+  ~ContextOverride();
+  ContextOverride(const ContextOverride&) = delete;
+  ContextOverride& operator=(const ContextOverride&) = delete;
+  /// False if Python failed, with the exception set.
+  bool holds() const { return token_ != nullptr; }
+
+ private:
+  PyObject* token_ = nullptr;
+};
+
 /// Python's side: the process's settings, and the context variable with the overrides.
 void set_default_settings(int settings);
 /// From now on calls look at the context variable; before, nobody had anything to say in it.

@@ -84,6 +84,13 @@ PyObject* call_numpy(int override, PyObject* self, PyObject* const* args, std::s
   return result;
 }
 
+/// True if NumPy will multiply these itself. Anything but a plain array may have an override, whose
+/// own calls of the ufunc are still the caller's product.
+bool are_plain_arrays(const std::vector<PyObject*>& arguments) {
+  return std::all_of(arguments.begin(), arguments.end(),
+                     [](PyObject* argument) { return PyArray_CheckExact(argument); });
+}
+
 /// The rest of `call_matmul`, where a keyword is ours.
 PyObject* call_with_settings(PyObject* self, PyObject* const* args, std::size_t positional,
                              PyObject* names) {
@@ -108,7 +115,12 @@ PyObject* call_with_settings(PyObject* self, PyObject* const* args, std::size_t 
       PyTuple_SET_ITEM(numpys_names, Py_ssize_t(i), Py_NewRef(kept_names[i]));
     }
   }
-  PyObject* const result = call_numpy(override, self, kept.data(), positional, numpys_names);
+  PyObject* result = nullptr;
+  if (are_plain_arrays(kept)) {
+    result = call_numpy(override, self, kept.data(), positional, numpys_names);
+  } else if (const ContextOverride context(override); context.holds()) {
+    result = call_numpy(0, self, kept.data(), positional, numpys_names);
+  }
   Py_XDECREF(numpys_names);
   return result;
 }

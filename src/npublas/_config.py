@@ -39,6 +39,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "float64": ("cpu", "float32"),
     "on_fallback": ("allow", "warn", "error"),
 }
+_PROCESS_CHOICES = {**_CHOICES, "precision": ("float32", "float16")}
 _SHIFTS: Mapping[str, int] = {"device": 0, "precision": 2, "float64": 4, "on_fallback": 5}
 _MASKS: Mapping[str, int] = {"device": 3, "precision": 3, "float64": 1, "on_fallback": 3}
 _OVERRIDE_SHIFT = 8
@@ -140,8 +141,8 @@ def set_config(
             "cores": cores,
         },
         unknown,
+        _PROCESS_CHOICES,
     )
-    _refuse_int8(changes, "set_config(precision='int8')")
     with _process_lock:
         new = replace(_process, **changes)
         if _process_change and any(getattr(new, n) != getattr(_process, n) for n in _PROCESS_ONLY):
@@ -313,7 +314,10 @@ def _changes(override: int) -> dict[str, Any]:
 
 
 def _checked(
-    caller: str, settings: Mapping[str, object], unknown: Mapping[str, object]
+    caller: str,
+    settings: Mapping[str, object],
+    unknown: Mapping[str, object],
+    choices: Mapping[str, tuple[str, ...]] = _CHOICES,
 ) -> dict[str, Any]:
     """The settings that are not None, checked and in their final form."""
     for name in unknown:
@@ -321,16 +325,24 @@ def _checked(
             f"{caller}() has no setting {name!r}; the settings are {', '.join(settings)}"
         )
     return {
-        name: _checked_value(name, value) for name, value in settings.items() if value is not None
+        name: _checked_value(name, value, choices)
+        for name, value in settings.items()
+        if value is not None
     }
 
 
-def _checked_value(name: str, value: object) -> object:
-    if name in _CHOICES:
-        if not isinstance(value, str) or value not in _CHOICES[name]:
-            raise ConfigurationError(f"{name} must be {_one_of(_CHOICES[name])}, not {value!r}")
+def _checked_value(
+    name: str, value: object, choices: Mapping[str, tuple[str, ...]] = _CHOICES
+) -> object:
+    if name not in choices:
+        return {"runtime": _runtime, "memory_limit": _memory_limit, "cores": _cores}[name](value)
+    if isinstance(value, str) and value in choices[name]:
         return value
-    return {"runtime": _runtime, "memory_limit": _memory_limit, "cores": _cores}[name](value)
+    *first, last = map(repr, choices[name])
+    error = f"{name} must be {', '.join(first)} or {last}, not {value!r}"
+    if isinstance(value, str) and value in _CHOICES[name]:
+        error += f"; that is for a config_context({name}={value!r}) or a single call"
+    raise ConfigurationError(error)
 
 
 def _runtime(value: object) -> str:
@@ -369,20 +381,6 @@ def _cores(value: object) -> int:
     return value
 
 
-def _refuse_int8(changes: Mapping[str, object], what: str) -> None:
-    if changes.get("precision") == "int8":
-        raise ConfigurationError(
-            f"{what}: precision='int8' is for one call (matmul(..., precision='int8')) or a "
-            "config_context(precision='int8'); for the whole process precision must be 'float32' "
-            "or 'float16'"
-        )
-
-
-def _one_of(choices: tuple[str, ...]) -> str:
-    *first, last = map(repr, choices)
-    return f"{', '.join(first)} or {last}"
-
-
 def _from_environment(environment: Mapping[str, str]) -> tuple[Config, bool]:
     """The settings that a process starts with, and whether it is verbose. Empty counts as not set.
 
@@ -399,13 +397,12 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[Config, bool]:
             continue
         value = int(text) if name == "cores" and text.isdecimal() else text
         try:
-            changes[name] = _checked_value(name, value)
+            changes[name] = _checked_value(name, value, _PROCESS_CHOICES)
         except ConfigurationError as error:
             raise ConfigurationError(f"environment variable {variable}={text}: {error}") from None
     if changes.get("runtime") not in (None, "simulator"):
         # A path in the environment says where "auto" looks first, and "auto" takes no simulator.
         del changes["runtime"]
-    _refuse_int8(changes, "environment variable NPUBLAS_PRECISION=int8")
     verbose = environment.get("NPUBLAS_VERBOSE", "")
     if verbose not in ("", "0", "1"):
         raise ConfigurationError(
