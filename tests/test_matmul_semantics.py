@@ -154,7 +154,7 @@ CALLS = {
         f"large and {dtype}": lambda f, dtype=dtype: f(
             numbers(2, 30, 40, dtype=dtype), numbers(40, 35, dtype=dtype)
         )
-        for dtype in "? b B h H i I l L q Q e f d g F D G O".split()
+        for dtype in "?bBhHiIlLqQefdgFDGO"
     },
 }
 
