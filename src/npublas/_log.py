@@ -10,20 +10,13 @@ from __future__ import annotations
 import logging
 import warnings
 
-from npublas import _ufuncs
+from npublas import _core, _ufuncs
 from npublas.errors import FallbackError, FallbackWarning
 
-__all__ = ["fallback", "product", "set_npu_name", "set_verbose"]
+__all__ = ["fallback", "product", "set_verbose"]
 
 _logger = logging.getLogger("npublas")
 _products = logging.getLogger("npublas.products")
-_npu_name = "the NPU"
-
-
-def set_npu_name(name: str) -> None:
-    """How lines about products call the device, such as "the NPU (simulated)"."""
-    global _npu_name
-    _npu_name = name
 
 
 def fallback(reason: str, detail: str, on_fallback: str) -> None:
@@ -52,7 +45,8 @@ def product(
     """A product was computed; called while verbose."""
     batch, m, k, n = shape
     stack = f"{batch} x " if batch != 1 else ""
-    where = _npu_name if on_npu else f"the CPU ({reason})"
+    npu = "the NPU (simulated)" if _core.engine_status()["simulated"] else "the NPU"
+    where = npu if on_npu else f"the CPU ({reason})"
     _products.info(
         "%s %s(%d, %d) @ (%d, %d): %.3f ms on %s", dtype, stack, m, k, k, n, seconds * 1e3, where
     )

@@ -1,0 +1,197 @@
+"""What a call of matmul says when a product could not run on the NPU, and while it is verbose.
+
+Which faults there are and that the numbers stay right is the matter of test_faults.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+import npublas
+from npublas import _engine, _log, _ufuncs
+
+A = np.eye(4, dtype=np.int32)
+STACK, OTHERS = np.ones((3, 1, 4, 4), np.int32)[::-1], np.ones((1, 5, 4, 4), np.int32)[:, ::2]
+
+
+@pytest.fixture(autouse=True)
+def _simulator():
+    npublas.set_config(runtime="simulator", device="npu")
+
+
+def test_a_stack_of_several_loops_warns_once():
+    # int32 on device="npu" is demanded of the NPU, which has no such type.
+    with npublas.config_context(on_fallback="warn"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = npublas.matmul(STACK, OTHERS)
+    np.testing.assert_array_equal(result, np.matmul(STACK, OTHERS))
+    assert len(caught) == 1
+    assert npublas.counters().fallbacks == 9
+
+
+def test_the_warning_points_at_the_line_of_the_call():
+    with npublas.config_context(on_fallback="warn"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        line = sys._getframe().f_lineno + 1
+        npublas.matmul(A, A)
+    (warning,) = caught
+    assert (warning.filename, warning.lineno) == (__file__, line)
+    assert warning.category is npublas.FallbackWarning
+    assert "ran on the CPU: operands are int32" in str(warning.message)
+
+
+def test_a_warning_that_is_an_error_ends_the_call():
+    with npublas.config_context(on_fallback="warn"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(npublas.FallbackWarning):
+            npublas.matmul(STACK, OTHERS)
+    assert npublas.counters().cpu.products == 0
+
+
+def test_an_error_names_the_reason_and_how_to_allow_the_cpu():
+    out = np.full((3, 3, 4, 4), -1, np.int32)
+    with (
+        npublas.config_context(on_fallback="error"),
+        pytest.raises(npublas.FallbackError, match=r"operands are int32.*on_fallback='allow'"),
+    ):
+        npublas.matmul(STACK, OTHERS, out=out)
+    assert (out == -1).all(), "nothing was multiplied"
+    np.testing.assert_array_equal(npublas.matmul(A, A), A)  # and the next call works
+
+
+def test_a_fallback_is_logged_for_those_who_listen(caplog):
+    caplog.set_level(logging.INFO, "npublas")
+    npublas.matmul(A, A)
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("npublas", "INFO")
+    assert "operands are int32" in record.getMessage()
+
+
+def test_precision_int8_falls_back_with_its_reason():
+    a = np.ones((40, 40), np.float32)
+    with npublas.config_context(on_fallback="error", device="auto"):
+        with pytest.raises(npublas.FallbackError, match='precision="int8" is for int8 and uint8'):
+            npublas.matmul(a, a, precision="int8")
+        np.testing.assert_array_equal(
+            npublas.matmul(a.astype(np.int8), a.astype(np.int8), precision="int8"),
+            np.full((40, 40), 40, np.int8),
+        )
+
+
+def test_no_npu_is_an_error_under_device_npu_whatever_fallbacks_may_do(tmp_path):
+    npublas.set_config(runtime=tmp_path / "librknnrt.so")
+    a = np.ones((3, 1, 4, 4), np.int8)
+    with pytest.raises(npublas.NpuUnavailableError, match=r"librknnrt\.so"):
+        npublas.matmul(a, OTHERS.astype(np.int8))
+    assert npublas.counters().cpu.products == 0
+    with npublas.config_context(device="auto", on_fallback="error"):
+        big = np.ones((600, 600), np.int8)
+        np.testing.assert_array_equal(npublas.matmul(big, big), np.full((600, 600), 88, np.int8))
+    assert npublas.counters().fallbacks == 0
+
+
+@pytest.fixture
+def _hooks():
+    yield
+    _ufuncs.set_hooks(open_engine=_engine.open_engine, fallback=_log.fallback, product=_log.product)
+
+
+@pytest.mark.usefixtures("_hooks")
+@pytest.mark.parametrize("results", [16, 900])  # NumPy holds the lock, or has let it go
+def test_what_python_raises_while_the_engine_opens_is_raised_once(results):
+    calls = []
+
+    def interrupted():
+        calls.append(1)
+        raise KeyboardInterrupt
+
+    _ufuncs.set_hooks(open_engine=interrupted)
+    side = int(results**0.5)
+    a = np.ones((3, 1, side, side), np.int8)[::-1]
+    with pytest.raises(KeyboardInterrupt):
+        npublas.matmul(a, np.ones((1, 5, side, side), np.int8)[:, ::2])
+    assert len(calls) == 1
+
+
+# --- Floating-point flags -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.float16, np.float32])
+def test_packing_and_unpacking_leave_no_flags(dtype):
+    rng = np.random.default_rng(0)
+    a = rng.integers(-9, 9, (70, 90)).astype(dtype)
+    a = a if dtype == np.int8 else a * dtype(0.0171)  # inexact, and some sums are tiny
+    with np.errstate(all="raise"):
+        npublas.matmul(a, a.T, precision="float16")
+    assert npublas.counters().npu.products == 1
+
+
+def test_the_flags_of_earlier_products_of_a_stack_are_kept():
+    a = np.ones((2, 1, 8, 8), np.float16)[::-1]
+    b = np.ones((1, 6, 8, 8), np.float16)[:, ::2]
+    b[:, 0] = 60_000
+    with np.errstate(all="raise"), pytest.raises(FloatingPointError, match="overflow"):
+        npublas.matmul(a, b)
+    b[:, 0], b[:, 2] = 1, 60_000
+    with np.errstate(all="raise"), pytest.raises(FloatingPointError, match="overflow"):
+        npublas.matmul(a, b)
+    assert npublas.counters().npu.products == 12
+
+
+def test_python_that_is_told_of_a_fallback_leaves_the_flags_alone():
+    def meddle(*_):
+        with np.errstate(all="ignore"):
+            np.float32(1e38) * np.float32(1e38)
+
+    a, b = np.ones((2, 1, 4, 4), np.int32)[::-1], np.ones((1, 3, 4, 4), np.int32)
+    logging.getLogger("npublas").setLevel(logging.INFO)
+    logging.getLogger("npublas").addFilter(lambda record: meddle() or True)
+    try:
+        with np.errstate(all="raise"):
+            npublas.matmul(a, b)
+    finally:
+        del logging.getLogger("npublas").filters[-1]
+
+
+# --- A line per product ---------------------------------------------------------------------------
+
+
+def test_verbose_writes_one_line_per_product_to_stderr():
+    program = """
+import numpy as np, npublas
+a = np.ones((3, 4, 5), np.int8)
+npublas.matmul(a, a[0].T, device="npu")
+npublas.matmul(a[0], a[0].T)
+npublas.matmul(a[0].astype("f8"), a[0].T, device="npu")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "NPUBLAS_VERBOSE": "1", "NPUBLAS_RUNTIME": "simulator"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == ""
+    first, second, third = done.stderr.splitlines()
+    assert first.startswith("npublas: int8 3 x (4, 5) @ (5, 4): ")
+    assert first.endswith(" ms on the NPU (simulated)")
+    assert second.startswith("npublas: int8 (4, 5) @ (5, 4): ")
+    assert second.endswith(" ms on the CPU (predicted to be faster on the CPU)")
+    assert "operands are float64" in third
+
+
+def test_lines_can_be_turned_on_and_off(capsys):
+    _log.set_verbose(True)
+    try:
+        npublas.matmul(A, A, device="cpu")
+    finally:
+        _log.set_verbose(False)
+    npublas.matmul(A, A, device="cpu")
+    assert capsys.readouterr().err.count("npublas: int32 (4, 4) @ (4, 4)") == 1
