@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
 FRESH := $(VENV)/python-$(VERSION)
+CSOURCES := '*.cpp' '*.hpp' '*.ipp' '*.c' '*.h'
 # Folders are listed too: theirs is the time stamp that a removed file changes.
 SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
   $(shell find csrc src -not -name '__pycache__' -not -name '*.pyc')
@@ -39,12 +40,12 @@ demo: $(VENV)/npublas $(VENV)/tools-demo
 lint: $(VENV)/tools-lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	git ls-files '*.cpp' '*.hpp' '*.c' '*.h' | xargs $(BIN)/clang-format --dry-run -Werror
+	git ls-files $(CSOURCES) | xargs $(BIN)/clang-format --dry-run -Werror
 
 format: $(VENV)/tools-lint
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	git ls-files '*.cpp' '*.hpp' '*.c' '*.h' | xargs $(BIN)/clang-format -i
+	git ls-files $(CSOURCES) | xargs $(BIN)/clang-format -i
 
 types: $(VENV)/npublas $(VENV)/tools-lint $(VENV)/tools-demo
 	$(BIN)/mypy --strict
