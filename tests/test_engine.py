@@ -151,6 +151,45 @@ def test_a_forked_child_starts_with_a_fresh_engine():
     assert out == "0 2"
 
 
+def test_a_forked_child_does_not_hold_its_parents_lock():
+    out = run(
+        """
+        import fcntl, os, signal, warnings
+        import numpy as np, npublas
+        from npublas import _engine
+        npublas.set_config(runtime="simulator")
+        a = np.arange(64, dtype=np.int8).reshape(8, 8)
+        npublas.matmul(a, a, device="npu")
+        warnings.simplefilter("ignore")
+        if (child := os.fork()) == 0:
+            names = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+                     if os.path.exists(f"/proc/self/fd/{fd}")]
+            os._exit(_engine.lock_file() in names)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        """
+    )
+    assert out == "0"
+
+
+def test_a_lock_that_cannot_be_had_is_reported(monkeypatch, tmp_path):
+    monkeypatch.setenv("NPUBLAS_LOCK_FILE", str(tmp_path / "missing" / "lock"))
+    npublas.matmul(A, B, device="npu")
+    assert npublas.counters().npu.products == 1
+    assert "missing/lock" in _engine.status()["lock_problem"]
+    assert "missing/lock" in str(npublas.info())
+
+
+def test_decisions_are_made_within_the_limits_that_hold():
+    big = np.broadcast_to(np.zeros((), np.int8), (2048, 2048))
+    _engine.open_engine()
+    assert npublas.explain(big, big).on_npu
+    npublas.set_config(memory_limit="1MiB")
+    _engine.open_engine()
+    explained = npublas.explain(big, big)
+    assert explained.on_npu == (explained.npu_seconds < explained.cpu_seconds)
+    npublas.set_config(memory_limit="auto")
+
+
 def test_child_processes_inherit_environment_variables():
     code = """
         import numpy as np, npublas
@@ -227,7 +266,7 @@ class TestUnknownRuntimes:
         verdicts = json.loads(self.cache.read_text())["verdicts"]
         assert list(verdicts.values()) == [""]
         _engine.close_engine()
-        monkeypatch.setattr(_verify, "_try_in_child", lambda runtime: pytest.fail("tried again"))
+        monkeypatch.setattr(_verify, "_try_in_child", lambda *_: pytest.fail("tried again"))
         npublas.matmul(A, B, device="npu")
 
     def test_one_that_hangs_is_refused_with_the_reason(self, monkeypatch):
@@ -236,10 +275,30 @@ class TestUnknownRuntimes:
             npublas.matmul(A, B, device="npu")
         assert str(self.cache) in str(npublas.is_available())
 
-    def test_one_that_crashes_is_refused_with_the_reason(self, monkeypatch):
-        monkeypatch.setattr(sys, "executable", "/bin/false")
-        with pytest.raises(npublas.NpuUnavailableError, match="ended with status 1"):
+    def test_one_that_crashes_is_refused_with_the_reason_now_and_later(self, monkeypatch, tmp_path):
+        crash = tmp_path / "python"
+        crash.write_text("#!/bin/sh\nkill -SEGV $$\n")
+        crash.chmod(0o755)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", str(crash))
+            with pytest.raises(npublas.NpuUnavailableError, match="killed by signal 11"):
+                npublas.matmul(A, B, device="npu")
+        _engine.close_engine()
+        with pytest.raises(npublas.NpuUnavailableError, match="killed by signal 11"):
             npublas.matmul(A, B, device="npu")
+
+    def test_a_refusal_is_not_remembered(self, monkeypatch):
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        npublas.matmul(A, B, device="npu")
+        assert not self.cache.exists()
+
+    def test_the_trial_holds_the_lock(self, monkeypatch):
+        monkeypatch.setenv("NPUBLAS_LOCK_TIMEOUT", "0.05")
+        with open(_engine.lock_file(), "w") as file:  # noqa: PTH123
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with pytest.raises(npublas.NpuUnavailableError, match="another process"):
+                npublas.matmul(A, B, device="npu")
+        assert not self.cache.exists()
 
     @pytest.mark.parametrize("content", ["", "[]", "{", '{"verdicts": 3}'])
     def test_a_damaged_cache_is_no_cache(self, content):

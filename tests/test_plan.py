@@ -74,6 +74,12 @@ def test_columns_are_split_over_the_cores_first():
     assert [block[3:] for block in plan["blocks"]] == [(0, 512), (512, 512), (1024, 512)]
 
 
+def test_blocks_of_columns_are_shared_out_evenly():
+    plan = _core.plan(1, 512, 512, 4096, "int8", cores=3)
+    widths = [columns for *_, columns in plan["blocks"]]
+    assert len(widths) % 3 == 0 and max(widths) - min(widths) <= 128
+
+
 def test_rows_are_split_where_there_are_too_few_columns():
     plan = _core.plan(1, 1500, 384, 64, "float16", cores=3)
     assert plan["cores"] == 3

@@ -180,6 +180,18 @@ def test_a_float16_result_beyond_its_range_is_infinite_with_numpys_warning():
         on_npu(a, a.T.copy())
 
 
+def test_a_float16_result_below_its_range_is_numpys_with_numpys_warning():
+    a = np.full((4, 32), 2.0**-14, np.float16)
+    small = np.full((32, 4), 2.0**-22, np.float16)
+    for b in (a.T.copy(), small):
+        np.testing.assert_array_equal(on_npu(a, b), np.matmul(a, b))
+    with np.errstate(under="raise"):
+        on_npu(a, a.T.copy())  # 2^-23, a subnormal half, exactly
+        for multiply in (on_npu, np.matmul):
+            with pytest.raises(FloatingPointError, match="underflow"):
+                multiply(a, small)  # 2^-31, nothing that a half can be
+
+
 def test_results_that_are_really_zero_are_believed():
     a, b = np.zeros((8, 64), np.int8), np.zeros((64, 40), np.int8)
     a[:, :32], b[32:] = 3, 5

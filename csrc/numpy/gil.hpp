@@ -13,7 +13,9 @@ class GilReleased {
   explicit GilReleased(bool wanted) {
     if (wanted && PyGILState_Check()) state_ = PyEval_SaveThread();
   }
-  ~GilReleased() {
+  // Before Python 3.14 a thread that wants the lock back while the interpreter ends is unwound
+  // here.
+  ~GilReleased() noexcept(false) {
     if (state_) PyEval_RestoreThread(state_);
   }
   GilReleased(const GilReleased&) = delete;

@@ -84,6 +84,7 @@ Attempt attempt_on_npu(const Product& product, const Settings& settings) {
   Outcome outcome = multiply(product, settings);
   const bool done = outcome.reason == Reason::npu;
   if (done && outcome.overflowed) flags.raise(FE_OVERFLOW);
+  if (done && outcome.underflowed) flags.raise(FE_UNDERFLOW);
   return {outcome.reason, !done, std::move(outcome.detail), outcome.seconds};
 }
 
@@ -107,6 +108,12 @@ bool run_with_reports(const Loop& loop, const Product& product, const Arguments&
   }
   Attempt attempt{decision.reason, decision.fallback};
   if (decision.on_npu) attempt = attempt_on_npu(product, settings);
+  if (attempt.reason == Reason::no_npu && engine_state() == EngineState::closed) {
+    // Somebody closed the engine meanwhile, to change a setting of the process.
+    if (!decide_anew(product, settings, &decision)) return false;
+    attempt = {decision.reason, decision.fallback};
+    if (decision.on_npu) attempt = attempt_on_npu(product, settings);
+  }
   if (attempt.fallback && !call.reported) {
     call.reported = true;
     if (!report_fallback(attempt.reason, loop.in, attempt.detail, settings.on_fallback)) {

@@ -70,8 +70,10 @@ py::dict status() {
   window["memories_created"] = status.window.memories_created;
   window["contexts_created"] = status.window.contexts_created;
   window["evictions"] = status.window.evictions;
+  window["contexts_unpinned"] = status.window.contexts_unpinned;
   py::dict work;
   work["runs"] = status.runs;
+  work["retries"] = status.retries;
   work["packed_bytes"] = status.packed_bytes;
   work["unpacked_bytes"] = status.unpacked_bytes;
   work["pack_seconds"] = status.pack_seconds;
@@ -90,7 +92,9 @@ py::dict status() {
   result["lock_file"] = status.options.lock_file;
   result["type_problems"] = types;
   result["flushes_subnormals"] = status.flushes_subnormals;
+  result["last_retry"] = status.last_retry;
   result["quarantined_because"] = status.quarantined_because;
+  result["lock_problem"] = status.lock_problem;
   result["window"] = window;
   result["work"] = work;
   return result;

@@ -81,11 +81,12 @@ void register_math(py::module_& module) {
   module.def(
       "product_is_zero",
       [](const py::array& a, const py::array& b, const std::string& element, std::int64_t rows,
-         std::int64_t depth, std::int64_t columns) {
-        return product_is_zero(a.data(), b.data(), element_from(element), rows, depth, columns);
+         std::int64_t depth, std::int64_t columns, bool flushes_subnormals) {
+        return product_is_zero(a.data(), b.data(), element_from(element), rows, depth, columns,
+                               flushes_subnormals);
       },
       py::arg("a"), py::arg("b"), py::arg("element"), py::kw_only(), py::arg("rows"),
-      py::arg("depth"), py::arg("columns"));
+      py::arg("depth"), py::arg("columns"), py::arg("flushes_subnormals") = false);
   module.def("layout_index", [](const std::string& matrix, const std::string& element_name,
                                 std::int64_t row, std::int64_t column, std::int64_t size) {
     const Element element = element_from(element_name);
@@ -122,8 +123,9 @@ void register_math(py::module_& module) {
         return result;
       },
       py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"), py::arg("element"), py::kw_only(),
-      py::arg("window_bytes") = std::size_t(1) << 30, py::arg("cores") = 3,
-      py::arg("max_depth") = 8192, py::arg("max_rows") = 2047, py::arg("max_columns") = 4096);
+      py::arg("window_bytes") = PlanLimits{}.window_bytes, py::arg("cores") = PlanLimits{}.cores,
+      py::arg("max_depth") = PlanLimits{}.max_depth, py::arg("max_rows") = PlanLimits{}.max_rows,
+      py::arg("max_columns") = PlanLimits{}.max_columns);
 }
 
 }  // namespace npublas::python

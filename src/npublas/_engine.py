@@ -35,14 +35,15 @@ def open_engine() -> None:
         if _core.engine_state() in ("open", "unavailable"):
             return
         process = _config.get_config()
+        lock, lock_patience = lock_file(), _milliseconds("NPUBLAS_LOCK_TIMEOUT", 2.0)
         try:
-            _verify.survive(process.runtime)
+            _verify.survive(process.runtime, lock, lock_patience)
             _core.open_engine(
                 runtime=process.runtime,
                 memory_limit=memory_limit(process),
                 cores=process.cores,
-                lock_file=lock_file(),
-                lock_patience_ms=_milliseconds("NPUBLAS_LOCK_TIMEOUT", 2.0),
+                lock_file=lock,
+                lock_patience_ms=lock_patience,
                 run_patience_ms=_milliseconds("NPUBLAS_RUN_TIMEOUT", 20.0),
             )
         except NpuError as error:
@@ -52,14 +53,20 @@ def open_engine() -> None:
 def close_engine() -> None:
     """Free the NPU's memory and close the device.
 
-    The next product that wants the NPU opens it again, and looks anew for one that was missing.
+    The next product that wants the NPU opens it again, and looks anew for one that was missing. A
+    device that did not come back from a run stays closed for the rest of the process.
 
     Raises
     ------
     NpuError
-        While a product is under way.
+        While the engine is being opened, or a product is under way.
     """
-    _core.close_engine()
+    if not _opening.acquire(blocking=False):
+        raise NpuError("the NPU is being opened; its settings can be changed when that is done")
+    try:
+        _core.close_engine()
+    finally:
+        _opening.release()
 
 
 def lock_file() -> str:

@@ -216,7 +216,10 @@ def info() -> Info:
         file_limit=files,
         settings=settings,
         engine=status,
-        notes=_notes(settings, machine, clocks, governors, files[0]),
+        notes=(
+            *_engine_notes(status),
+            *_notes(settings, machine, clocks, governors, files[0]),
+        ),
     )
 
 
@@ -296,6 +299,26 @@ def _toolkit_version() -> str:
         return importlib.metadata.version("rknn-toolkit-lite2")
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+def _engine_notes(status: dict[str, Any]) -> list[str]:
+    """What the open engine knows and a user should."""
+    notes = []
+    if status.get("lock_problem"):
+        notes.append(
+            f"no lock keeps other processes off the NPU: {status['lock_problem']}; name a file "
+            "that all may write with NPUBLAS_LOCK_FILE"
+        )
+    if status.get("work", {}).get("retries"):
+        notes.append(
+            f"{status['work']['retries']:,} products came right at the second attempt only; last: "
+            f"{status['last_retry']}"
+        )
+    if status.get("quarantined_because"):
+        notes.append(f"the NPU is left alone for a while: {status['quarantined_because']}")
+    if status.get("window", {}).get("contexts_unpinned"):
+        notes.append("the runtime refused to choose a core; the driver does, and cores may idle")
+    return notes
 
 
 def _notes(

@@ -23,8 +23,11 @@ from npublas.errors import NpuUnavailableError
 _PATIENCE = 60.0  # seconds; the driver alone waits three times 6 s for a job
 
 
-def survive(runtime: str) -> None:
+def survive(runtime: str, lock_file: str, lock_patience_ms: int) -> None:
     """Make sure that opening `runtime` does no harm, in a child process if it is not known.
+
+    Remembered are a pass, a crash and a hang. A runtime that only refuses says why when the engine
+    is opened, and may not refuse the next time.
 
     Raises
     ------
@@ -40,7 +43,9 @@ def survive(runtime: str) -> None:
     verdicts = _load(cache)
     problem = verdicts.get(key)
     if problem is None:
-        problem = _try_in_child(runtime)
+        problem = _try_in_child(runtime, lock_file, lock_patience_ms)
+        if problem is None:
+            return
         _store(cache, {**verdicts, key: problem})
     if problem:
         raise NpuUnavailableError(
@@ -52,14 +57,14 @@ def survive(runtime: str) -> None:
 
 def cache_folder() -> Path:
     """Return the folder for what npublas remembers, by the XDG rules."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "npublas"
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    return Path(base) / "npublas"  # with no home, "~/.cache" is a name like any other
 
 
-def _try_in_child(runtime: str) -> str:
-    """Open the engine in a child; return what went wrong, or nothing."""
+def _try_in_child(runtime: str, lock_file: str, lock_patience_ms: int) -> str | None:
+    """Open the engine in a child; return "" if it could, how it died, or None if it was refused."""
     patience = seconds("NPUBLAS_TRIAL_TIMEOUT", _PATIENCE)
-    command = [sys.executable, "-m", "npublas._verify", runtime]
+    command = [sys.executable, "-m", "npublas._verify", runtime, lock_file, str(lock_patience_ms)]
     try:
         child = subprocess.run(
             command,
@@ -73,10 +78,7 @@ def _try_in_child(runtime: str) -> str:
         return f"it did not finish within {patience:g} s"
     if child.returncode < 0:
         return f"it was killed by signal {-child.returncode}"
-    if child.returncode:
-        lines = child.stderr.strip().splitlines()
-        return lines[-1] if lines else f"it ended with status {child.returncode}"
-    return ""
+    return None if child.returncode else ""
 
 
 def _load(path: Path) -> dict[str, str]:
@@ -101,18 +103,18 @@ def _store(path: Path, verdicts: dict[str, str]) -> None:
         return
 
 
-def _main(runtime: str) -> None:
+def _main(runtime: str, lock_file: str, lock_patience_ms: int) -> None:
     """Open the engine and run its self-tests, in a process that may die of it."""
     _core.open_engine(
         runtime=runtime,
         memory_limit=64 << 20,
         cores=3,
-        lock_file="",  # the parent has it
-        lock_patience_ms=0,
+        lock_file=lock_file,
+        lock_patience_ms=lock_patience_ms,
         run_patience_ms=20_000,
     )
     _core.close_engine()
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    _main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -37,14 +37,16 @@ class Memory {
   std::size_t size() const;
   /// Makes what the CPU wrote visible to the NPU, and the reverse. Without rknn_mem_sync (before
   /// 1.6.0) they do nothing: binding again is what syncs there, and `Context::bind` does.
-  void to_device();
-  void from_device();
+  /// `through` is the context whose thread this is: one context is for one thread at a time.
+  /// Without it, the runtime's own is used.
+  void to_device(const class Context* through = nullptr);
+  void from_device(const class Context* through = nullptr);
   abi::TensorMem* handle() const { return memory_; }
   /// Never used twice, as handles are: a context knows by it what is bound.
   std::uint64_t id() const { return id_; }
 
  private:
-  void sync(abi::MemSync direction);
+  void sync(abi::MemSync direction, const class Context* through);
 
   std::shared_ptr<Runtime> runtime_;
   abi::TensorMem* memory_;

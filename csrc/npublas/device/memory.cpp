@@ -62,14 +62,14 @@ std::byte* Memory::data() const {
 
 std::size_t Memory::size() const { return memory_->size; }
 
-void Memory::to_device() { sync(abi::kToDevice); }
+void Memory::to_device(const Context* through) { sync(abi::kToDevice, through); }
 
-void Memory::from_device() { sync(abi::kFromDevice); }
+void Memory::from_device(const Context* through) { sync(abi::kFromDevice, through); }
 
-void Memory::sync(abi::MemSync direction) {
+void Memory::sync(abi::MemSync direction, const Context* through) {
   abi::rknn_mem_sync_fn* const mem_sync = runtime_->call().mem_sync;
   if (mem_sync == nullptr) return;
-  const abi::Context owner = runtime_->allocator();
+  const abi::Context owner = through != nullptr ? through->handle() : runtime_->allocator();
   int status = mem_sync(owner, memory_, direction);
   for (int tries = 1; status != abi::kSuccess && tries < kSyncTries; ++tries) {
     std::this_thread::sleep_for(kSyncPause);

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <iterator>
 #include <span>
+#include <utility>
 
 #include "npublas/base/sha256.hpp"
 #include "npublas/device/own_thread.hpp"
@@ -24,8 +25,18 @@ std::string text_in(const char (&field)[256]) {
 
 }  // namespace
 
-Runtime::~Runtime() {
-  if (allocator_ != 0) functions_.matmul_destroy(allocator_);
+Runtime::~Runtime() { renew_allocator(); }
+
+std::shared_mutex& Runtime::management() {
+  static std::shared_mutex* const management = new std::shared_mutex;  // outlives every thread
+  return *management;
+}
+
+void Runtime::renew_allocator() {
+  const std::lock_guard once(allocator_mutex_);
+  if (allocator_ == 0) return;
+  const std::unique_lock exclusive(management());
+  functions_.matmul_destroy(std::exchange(allocator_, 0));
 }
 
 abi::Context Runtime::allocator() {
@@ -39,7 +50,7 @@ abi::Context Runtime::allocator() {
     info.type = abi::kInt8Int8ToInt32;
     info.b_layout = abi::kNative;
     info.ac_layout = abi::kNative;
-    const std::unique_lock exclusive(management_);
+    const std::unique_lock exclusive(management());
     const int status = functions_.matmul_create(&context, &info, &io);
     if (status != abi::kSuccess || context == 0) {
       throw Error(ErrorKind::unavailable,
@@ -57,7 +68,7 @@ void Runtime::learn_driver() {
   abi::SdkVersion versions{};
   int status = abi::kFail;
   if (functions_.query != nullptr) {
-    const std::unique_lock exclusive(management_);
+    const std::unique_lock exclusive(management());
     status = functions_.query(context, abi::kQuerySdkVersion, &versions, sizeof versions);
   }
   if (status == abi::kSuccess) {

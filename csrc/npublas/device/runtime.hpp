@@ -120,7 +120,12 @@ class Runtime {
 
   /// Held exclusively around create, destroy, alloc, free and bind (nobody documents them as
   /// thread-safe); held shared around run where `quirks().serialise_with_run`.
-  std::shared_mutex& management() { return management_; }
+  /// One for the process: a runtime that was given up may still be loaded beside the next.
+  static std::shared_mutex& management();
+
+  /// Destroys the context that memories come from, so that the next memory makes a new one: after a
+  /// failure the old one may be dead. No memory may be left.
+  void renew_allocator();
 
  private:
   Runtime() = default;
@@ -132,7 +137,6 @@ class Runtime {
   Quirks quirks_;
   const Chip* chip_ = nullptr;
   Functions functions_;
-  std::shared_mutex management_;
   std::mutex allocator_mutex_;
   abi::Context allocator_ = 0;
   bool automatic_ = false;          // found under "auto": may not be a simulator

@@ -38,7 +38,8 @@ constexpr Meaning kMeanings[] = {
     {abi::kParamInvalid, ErrorKind::device, "the runtime does not take these parameters", kReport},
     {abi::kModelInvalid, ErrorKind::device, "model invalid", kReport},
     {abi::kContextInvalid, ErrorKind::device, "the context is not valid any more",
-     "The device was lost or reset; the next product opens it again."},
+     "The device was lost or reset. npublas makes its contexts anew and tries once more; if that "
+     "fails too, restart the program."},
     {abi::kInputInvalid, ErrorKind::device, "input invalid", kReport},
     {abi::kOutputInvalid, ErrorKind::device, "output invalid", kReport},
     {abi::kDeviceUnmatch, ErrorKind::unavailable, "runtime and driver do not fit", kWrongChip},

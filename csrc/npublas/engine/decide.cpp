@@ -2,6 +2,7 @@
 // First what the settings and the types allow, then what pays, then what the device is trusted
 // with. A decision for the CPU that nobody had asked the NPU for is no fallback.
 #include "npublas/engine/engine.hpp"
+#include "npublas/engine/limits.hpp"
 #include "npublas/engine/trust.hpp"
 
 namespace npublas {
@@ -46,7 +47,9 @@ Decision decide(const Settings& settings, DType in, DType out, const Shape& shap
   Decision decision{.on_npu = false, .reason = Reason::small, .fallback = false};
   if (!demanded) {
     if (!may_gain(shape)) return decision;
-    const Prediction predicted = predict(*plan(shape, *element, PlanLimits{}), in, out);
+    const auto planned = plan(shape, *element, current_limits(*element));
+    if (!planned) return cpu(Reason::memory, true);
+    const Prediction predicted = predict(*planned, in, out);
     decision.cpu_seconds = predicted.cpu_seconds;
     decision.npu_seconds = predicted.npu_seconds;
     if (predicted.npu_seconds >= predicted.cpu_seconds) return decision;

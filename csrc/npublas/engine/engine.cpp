@@ -5,10 +5,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <thread>
+#include <utility>
 
 #include "npublas/base/error.hpp"
+#include "npublas/engine/limits.hpp"
 #include "npublas/engine/trust.hpp"
 #include "npublas/exec/device_lock.hpp"
 #include "npublas/exec/executor.hpp"
@@ -22,9 +26,12 @@ using Clock = std::chrono::steady_clock;
 struct Engine {
   EngineOptions options;
   std::shared_ptr<device::Runtime> runtime;
+  std::string fingerprint;
   std::array<exec::Verdict, kElements> verdicts;
   std::unique_ptr<exec::DeviceLock> lock;
   std::unique_ptr<exec::Executor> executor;
+  std::uint64_t retries = 0;  // both under State::fields
+  std::string last_retry;
 };
 
 /// Everything that a forked child must not inherit.
@@ -33,6 +40,7 @@ struct State {
   std::mutex fields;   // guards what follows, for moments only: reports never wait for a product
   std::shared_ptr<Engine> engine;
   std::string unavailable_because;
+  std::string given_up_because;  // a thread hangs in the driver: never opened again
 
   std::shared_ptr<Engine> get() {
     const std::lock_guard lock(fields);
@@ -52,7 +60,9 @@ std::atomic<EngineState> engine_state_{EngineState::closed};
 const int at_fork = ::pthread_atfork(nullptr, nullptr, [] {
   state = new State;
   engine_state_ = EngineState::closed;
+  reset_limits();
   trust::restart_after_fork();
+  exec::drop_lock_after_fork();
 });
 
 /// Half of the file descriptors that the process may open, 512 at most: the rest is the program's.
@@ -62,18 +72,49 @@ int files_allowed() {
   return int(std::min<rlim_t>(limit.rlim_cur / 2, 512));
 }
 
-PlanLimits limits_of(const Engine* engine, Element element) {
-  PlanLimits limits;
-  if (!engine) return limits;
-  const device::Quirks& quirks = engine->runtime->quirks();
-  limits.max_rows = engine->runtime->chip().max_rows;
-  limits.max_columns = engine->runtime->chip().max_columns;
-  limits.max_depth = element == Element::int8 ? quirks.max_depth_int8 : quirks.max_depth_float16;
-  // What the window holds when it is empty.
-  const std::size_t taken = std::min(kContextBytes, engine->options.memory_limit);
-  limits.window_bytes = engine->options.memory_limit - taken;
-  limits.cores = engine->options.cores;
-  return limits;
+/// Nothing of the engine can be freed any more, and the device isn't opened again.
+void give_up(std::shared_ptr<Engine> engine, const std::string& because) {
+  {
+    const std::lock_guard lock(state->fields);
+    state->given_up_because = because;
+  }
+  make_unavailable(because);
+  state->set(nullptr);
+  static_cast<void>(new std::shared_ptr<Engine>(std::move(engine)));
+}
+
+/// What the self-tests found. On a thread of their own, because a runtime may hang in them.
+struct Trial {
+  std::mutex mutex;
+  std::condition_variable finished;
+  bool done = false;
+  std::array<exec::Verdict, kElements> verdicts;
+};
+
+bool self_test(Engine& engine) {
+  const auto trial = std::make_shared<Trial>();
+  std::thread([trial, runtime = engine.runtime, cores = engine.options.cores] {
+    std::array<exec::Verdict, kElements> verdicts;
+    for (const Element element : {Element::int8, Element::float16}) {
+      exec::Verdict& verdict = verdicts[std::size_t(element)];
+      verdict = {.right = true, .flushes_subnormals = false};
+      for (int core = 0; core < cores && verdict.right; ++core) {
+        const exec::Verdict next = exec::self_test(runtime, element, core);
+        verdict.right = next.right;
+        verdict.problem = next.problem;
+        verdict.flushes_subnormals |= next.flushes_subnormals && element == Element::float16;
+      }
+    }
+    const std::lock_guard lock(trial->mutex);
+    trial->verdicts = verdicts;
+    trial->done = true;
+    trial->finished.notify_all();
+  }).detach();
+  std::unique_lock lock(trial->mutex);
+  if (!trial->finished.wait_for(lock, engine.options.run_patience, [&] { return trial->done; }))
+    return false;
+  engine.verdicts = trial->verdicts;
+  return true;
 }
 
 Reason reason_of(const Error& error) {
@@ -90,7 +131,9 @@ Reason reason_of(const Error& error) {
 Outcome outcome_of(const exec::Ending& ending) {
   switch (ending.ended) {
     case exec::Ended::done:
-      return {.reason = Reason::npu, .overflowed = ending.overflowed};
+      return {.reason = Reason::npu,
+              .overflowed = ending.overflowed,
+              .underflowed = ending.underflowed};
     case exec::Ended::not_finite:
       return {.reason = Reason::not_finite};
     case exec::Ended::subnormal:
@@ -109,13 +152,17 @@ Outcome run(Engine& engine, const Product& product, const Plan& plan) {
   } catch (const Error& first) {
     if (engine.executor->stuck()) throw;
     engine.executor->window().clear();
-    PlanLimits limits = limits_of(&engine, plan.element);
+    PlanLimits limits = current_limits(plan.element);
     limits.cores = 1;
     const auto smaller = npublas::plan(product.shape, plan.element, limits);
     if (!smaller) throw;
     // Not on the core that failed, if there is another.
     const int core = (engine.executor->failed_core() + 1) % engine.executor->cores();
-    return outcome_of(engine.executor->run(*smaller, product, flushes, core));
+    const Outcome outcome = outcome_of(engine.executor->run(*smaller, product, flushes, core));
+    const std::lock_guard lock(state->fields);
+    ++engine.retries;
+    engine.last_retry = first.what();
+    return outcome;
   }
 }
 
@@ -139,53 +186,73 @@ void open_engine(const EngineOptions& options) {
   if (state->get()) return;
   engine_state_ = EngineState::opening;
   try {
+    {
+      const std::lock_guard fields(state->fields);
+      if (!state->given_up_because.empty())
+        throw Error(ErrorKind::unavailable, state->given_up_because);
+    }
     auto engine = std::make_shared<Engine>();
     engine->options = options;
     engine->runtime = device::Runtime::load(options.runtime);
+    engine->fingerprint = engine->runtime->fingerprint();
     engine->lock = std::make_unique<exec::DeviceLock>(options.lock_file);
     if (!engine->lock->acquire(options.lock_patience))
       throw Error(ErrorKind::unavailable, "another process holds the NPU (" + options.lock_file +
                                               " is locked); try again when it is done");
+    const std::shared_ptr<void> unlock(nullptr,
+                                       [file = engine->lock.get()](void*) { file->release(); });
     engine->runtime->learn_driver();
     engine->options.cores = std::min(options.cores, engine->runtime->chip().cores);
-    trust::reset();
-    for (const Element element : {Element::int8, Element::float16}) {
-      exec::Verdict& verdict = engine->verdicts[std::size_t(element)];
-      verdict = {.right = true, .flushes_subnormals = false};
-      for (int core = 0; core < engine->options.cores && verdict.right; ++core) {
-        const exec::Verdict next = exec::self_test(engine->runtime, element, core);
-        verdict.right = next.right;
-        verdict.problem = next.problem;
-        verdict.flushes_subnormals |= next.flushes_subnormals && element == Element::float16;
-      }
-      if (!verdict.right) trust::turn_off(element);
+    if (!self_test(*engine)) {
+      const std::string because = "the NPU did not answer its self-test within " +
+                                  std::to_string(options.run_patience.count()) +
+                                  " ms, and is left alone for the rest of this process. If it "
+                                  "hangs for others too, reboot, "
+                                  "and check that the driver is 0.9.8 or newer.";
+      give_up(engine, because);
+      throw Error(ErrorKind::unavailable, because);
     }
-    engine->lock->release();
     engine->executor = std::make_unique<exec::Executor>(
         engine->runtime,
         exec::WindowLimits{.bytes = options.memory_limit, .files = files_allowed()},
         engine->options.cores, options.run_patience);
+
+    trust::reset();
+    for (const Element element : {Element::int8, Element::float16})
+      if (!engine->verdicts[std::size_t(element)].right) trust::turn_off(element);
+    const device::Quirks& quirks = engine->runtime->quirks();
+    const int depths[kElements] = {quirks.max_depth_int8, quirks.max_depth_float16};
+    set_limits(
+        {.max_rows = engine->runtime->chip().max_rows,
+         .max_columns = engine->runtime->chip().max_columns,
+         // Less what the window holds when it is empty.
+         .window_bytes = options.memory_limit - std::min(kContextBytes, options.memory_limit),
+         .cores = engine->options.cores},
+        depths);
     state->set(std::move(engine));
     engine_state_ = EngineState::open;
-  } catch (const std::exception& error) {
+  } catch (const Error& error) {
     make_unavailable(error.what());
     throw;
+  } catch (const std::exception& error) {  // no thread, no host memory
+    make_unavailable(error.what());
+    throw Error(ErrorKind::unavailable, error.what());
   }
 }
 
 void close_engine() {
   const std::unique_lock lock(state->product, std::try_to_lock);
   if (!lock)
-    throw Error(
-        ErrorKind::argument,
-        "the NPU is busy with a product; runtime, memory_limit and cores can be changed when "
-        "it is done");
-  state->set(nullptr);
+    throw Error(ErrorKind::argument,
+                "the NPU is busy with a product; runtime, memory_limit and cores can be changed "
+                "when it is done");
   engine_state_ = EngineState::closed;
+  reset_limits();
   trust::reset();
+  state->set(nullptr);
 }
 
-Outcome multiply(const Product& product, const Settings&) noexcept {
+Outcome multiply(const Product& product, const Settings& settings) noexcept {
   const auto start = Clock::now();
   Outcome outcome{.reason = Reason::device_failed};
   try {
@@ -193,9 +260,19 @@ Outcome multiply(const Product& product, const Settings&) noexcept {
     const std::shared_ptr<Engine> engine = state->get();
     if (!engine) return {.reason = Reason::no_npu, .detail = unavailable_because()};
     const Element element = *element_of(product.in);
-    const auto plan = npublas::plan(product.shape, element, limits_of(engine.get(), element));
+    // Known since the decision was made, which may be long ago if many wait for their turn.
+    if (trust::is_off(element)) return {.reason = Reason::type_off};
+    if (trust::quarantined()) return {.reason = Reason::quarantined};
+    const auto plan = npublas::plan(product.shape, element, current_limits(element));
     if (!plan) return {.reason = Reason::memory};
-    if (!engine->lock->acquire(engine->options.lock_patience)) return {.reason = Reason::busy};
+    // Whoever demands the NPU waits for it; whoever wants the faster one, no longer than the CPU
+    // takes.
+    auto patience = engine->options.lock_patience;
+    if (settings.device != Device::npu) {
+      const double seconds = predict(*plan, product.in, product.out).cpu_seconds;
+      patience = std::min(patience, std::chrono::milliseconds(std::int64_t(seconds * 1e3)));
+    }
+    if (!engine->lock->acquire(patience)) return {.reason = Reason::busy};
     const std::shared_ptr<void> unlock(nullptr, [&](void*) { engine->lock->release(); });
     try {
       outcome = run(*engine, product, *plan);
@@ -203,15 +280,10 @@ Outcome multiply(const Product& product, const Settings&) noexcept {
     } catch (const Error& error) {
       outcome = {.reason = reason_of(error), .detail = error.what()};
       trust::note_failure(error.what());
-      if (engine->executor->stuck()) {
-        // A thread still hangs in the driver: nothing of this engine can be freed any more.
-        engine->lock->release();
-        make_unavailable(error.what());
-        static_cast<void>(new std::shared_ptr<Engine>(engine));
-        state->set(nullptr);
-      } else {
+      if (engine->executor->stuck())
+        give_up(engine, error.what());
+      else
         engine->executor->window().clear();
-      }
     }
   } catch (const std::exception& error) {  // no host memory, at worst
     outcome = {.reason = Reason::device_failed, .detail = error.what()};
@@ -223,18 +295,23 @@ Outcome multiply(const Product& product, const Settings&) noexcept {
 std::optional<Plan> plan_for(DType in, const Shape& shape) {
   const auto element = element_of(in);
   if (!element || shape.flops() == 0) return std::nullopt;
-  return plan(shape, *element, limits_of(state->get().get(), *element));
+  return plan(shape, *element, current_limits(*element));
 }
 
 EngineStatus engine_status() {
   EngineStatus status{.state = engine_state(), .unavailable_because = unavailable_because()};
-  const std::shared_ptr<const Engine> engine = state->get();
+  const std::lock_guard lock(
+      state->fields);  // so that the engine isn't freed meanwhile, and not here
+  const Engine* const engine = state->engine.get();
   if (!engine) return status;
   const device::Runtime& runtime = *engine->runtime;
   status.runtime_path = runtime.path();
   status.runtime_version = runtime.version_text();
   status.driver_version = runtime.driver_text();
-  status.fingerprint = runtime.fingerprint();
+  status.fingerprint = engine->fingerprint;
+  status.lock_problem = engine->lock->problem();
+  status.retries = engine->retries;
+  status.last_retry = engine->last_retry;
   status.chip = runtime.chip().name;
   status.simulated = runtime.is_simulated();
   status.cores = engine->options.cores;

@@ -29,6 +29,7 @@ struct Outcome {
   Reason reason;
   std::string detail;  ///< the error's own words, empty on success
   bool overflowed;     ///< a float16 result was rounded to infinity: the caller raises FE_OVERFLOW
+  bool underflowed;    ///< one was rounded below the normal halves: the caller raises FE_UNDERFLOW
   double seconds;      ///< wall clock
 };
 
@@ -78,6 +79,9 @@ struct EngineStatus {
   std::array<std::string, kElements> type_problems;  ///< why a type is off; empty if it is on
   bool flushes_subnormals = false;
   std::string quarantined_because;  ///< the last failure, while the device is left alone
+  std::string lock_problem;         ///< why no lock keeps other processes away, empty if one does
+  std::uint64_t retries = 0;        ///< products that came right at the second attempt
+  std::string last_retry;           ///< what had failed at the first
   exec::WindowUsage window;
   std::uint64_t runs = 0, packed_bytes = 0, unpacked_bytes = 0;
   double pack_seconds = 0, run_seconds = 0, unpack_seconds = 0;  ///< summed over the workers

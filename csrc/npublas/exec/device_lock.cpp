@@ -5,13 +5,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <thread>
 
 namespace npublas::exec {
 namespace {
-constexpr std::chrono::microseconds kLongestPause{5000};
+constexpr std::chrono::microseconds kLongestPause{1000};
+std::atomic<int> open_file{-1};  // of the one lock that an engine has
 }  // namespace
 
 DeviceLock::DeviceLock(const std::string& path) {
@@ -19,11 +21,14 @@ DeviceLock::DeviceLock(const std::string& path) {
   // Readable by everybody who may use the NPU, so that users can lock each other out.
   file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (file_ < 0) file_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  open_file = file_;
   if (file_ < 0) problem_ = "can't open " + path + ": " + std::strerror(errno);
 }
 
 DeviceLock::~DeviceLock() {
-  if (file_ >= 0) ::close(file_);
+  if (file_ < 0) return;
+  open_file = -1;
+  ::close(file_);
 }
 
 bool DeviceLock::acquire(std::chrono::milliseconds patience) {
@@ -40,6 +45,11 @@ bool DeviceLock::acquire(std::chrono::milliseconds patience) {
 
 void DeviceLock::release() {
   if (file_ >= 0) ::flock(file_, LOCK_UN);
+}
+
+void drop_lock_after_fork() {
+  const int file = open_file.exchange(-1);
+  if (file >= 0) ::close(file);
 }
 
 }  // namespace npublas::exec

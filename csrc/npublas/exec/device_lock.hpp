@@ -27,4 +27,7 @@ class DeviceLock {
   std::string problem_;
 };
 
+/// For a forked child: closes what it inherited of the lock, which it would hold with its parent.
+void drop_lock_after_fork();
+
 }  // namespace npublas::exec

@@ -60,7 +60,7 @@ struct Executor::Job {
 
   std::atomic<std::int64_t> next_block{0};
   std::atomic<bool> stop{false};
-  std::atomic<bool> overflowed{false};
+  std::atomic<bool> overflowed{false}, underflowed{false};
   std::atomic<std::uint64_t> progress{0};  // counts finished runs, for the caller's patience
 
   // The caller's memory may be touched while `access` is held shared and `abandoned` is false.
@@ -93,6 +93,16 @@ struct Executor::Job {
 };
 
 struct Executor::Worker {
+  ~Worker() {
+    if (!thread.joinable()) return;
+    {
+      const std::lock_guard lock(mutex);
+      quit = true;
+    }
+    woken.notify_one();
+    thread.join();
+  }
+
   std::mutex mutex;
   std::condition_variable woken;
   std::shared_ptr<Job> job;
@@ -128,16 +138,7 @@ Executor::Executor(std::shared_ptr<device::Runtime> runtime, const WindowLimits&
   }
 }
 
-Executor::~Executor() {
-  for (auto& worker : workers_) {
-    {
-      const std::lock_guard lock(worker->mutex);
-      worker->quit = true;
-    }
-    worker->woken.notify_one();
-    worker->thread.join();
-  }
-}
+Executor::~Executor() = default;  // the workers end with their last block, before the window does
 
 Ending Executor::run(const Plan& plan, const Product& product, bool flushes_subnormals,
                      int first_core) {
@@ -177,7 +178,7 @@ Ending Executor::run(const Plan& plan, const Product& product, bool flushes_subn
     failed_core_ = job->failed_core;
     throw Error(job->error_kind, job->error);
   }
-  return {.ended = job->ended, .overflowed = job->overflowed};
+  return {.ended = job->ended, .overflowed = job->overflowed, .underflowed = job->underflowed};
 }
 
 void Executor::serve(Worker& worker, int core) {
@@ -277,7 +278,7 @@ void Executor::multiply(Job& job, const Block& block, const Bench& bench) {
                         element, plan.tile_columns, tile_depth, b->data(), column_exponents.data());
     }
     if (!acceptable(packed_b)) return;
-    b->to_device();
+    b->to_device(&*context);
     work_.packed_bytes += context->b_bytes();
 
     for (std::int64_t row = 0; row < block.rows; row += tile_rows) {
@@ -296,13 +297,13 @@ void Executor::multiply(Job& job, const Block& block, const Bench& bench) {
                           element, tile_rows, tile_depth, a->data(), row_exponents.data());
       }
       if (!acceptable(packed_a)) return;
-      a->to_device();
+      a->to_device(&*context);
       work_.packed_bytes += context->a_bytes();
       {
         const Timed timed(work_.run_nanoseconds);
         context->bind(*a, *b, *c);
         context->run();
-        c->from_device();
+        c->from_device(&*context);
       }
       work_.runs += 1;
       job.progress += 1;
@@ -317,7 +318,8 @@ void Executor::multiply(Job& job, const Block& block, const Bench& bench) {
       }
       work_.unpacked_bytes += context->c_bytes();
       if (unpacked.zero && !packed_a.zero && !packed_b.zero &&
-          !product_is_zero(a->data(), b->data(), element, tile_rows, tile_depth, plan.tile_columns))
+          !product_is_zero(a->data(), b->data(), element, tile_rows, tile_depth, plan.tile_columns,
+                           job.flushes_subnormals))
         throw Error(ErrorKind::result, "rknn_matmul_run said success and returned zeros for a " +
                                            to_string(context->shape()) + " " + name_of(element) +
                                            " product that is not zero.");
@@ -329,10 +331,11 @@ void Executor::multiply(Job& job, const Block& block, const Bench& bench) {
   if (!sums.empty()) {
     const Access access(job);
     if (!access) return;
-    if (round_to_half(sums.data(), block.rows, block.columns,
-                      product.c.at(block.batch, block.row, block.column), product.c.row_stride,
-                      product.c.column_stride))
-      job.overflowed = true;
+    const Rounded rounded = round_to_half(sums.data(), block.rows, block.columns,
+                                          product.c.at(block.batch, block.row, block.column),
+                                          product.c.row_stride, product.c.column_stride);
+    if (rounded.overflow) job.overflowed = true;
+    if (rounded.underflow) job.underflowed = true;
   }
 }
 

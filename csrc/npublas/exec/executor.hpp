@@ -25,7 +25,8 @@ enum class Ended {
 
 struct Ending {
   Ended ended = Ended::done;
-  bool overflowed = false;  ///< a finite sum was rounded to an infinite float16
+  bool overflowed = false;   ///< a finite sum was rounded to an infinite float16
+  bool underflowed = false;  ///< a sum was rounded to a subnormal float16, or to zero
 };
 
 /// What was moved and how long it took, summed over the workers.

@@ -49,11 +49,11 @@ std::vector<double> multiply(const std::shared_ptr<device::Runtime>& runtime, El
     for (int k = 0; k < shape.k; ++k) to_a[layout::a_at(element, m, k, shape.m)] = a(m, k);
   for (int k = 0; k < shape.k; ++k)
     for (int n = 0; n < shape.n; ++n) to_b[layout::b_at(element, k, n, shape.k)] = b(k, n);
-  memory_a.to_device();
-  memory_b.to_device();
+  memory_a.to_device(&context);
+  memory_b.to_device(&context);
   context.bind(memory_a, memory_b, memory_c);
   context.run();
-  memory_c.from_device();
+  memory_c.from_device(&context);
   std::vector<double> result(std::size_t(shape.m) * std::size_t(shape.n));
   for (int m = 0; m < shape.m; ++m) {
     for (int n = 0; n < shape.n; ++n) {

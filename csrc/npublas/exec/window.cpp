@@ -36,27 +36,21 @@ Window::Window(std::shared_ptr<device::Runtime> runtime, const WindowLimits& lim
   usage_.contexts = 1;
 }
 
-// Contexts go first: what they have bound must outlive them.
-Window::~Window() {
-  entries_.remove_if([](const auto& entry) { return entry->context != nullptr; });
-}
+Window::~Window() = default;
 
 Window::Loan<device::Memory> Window::memory(std::size_t bytes) {
   const std::size_t size =
       std::size_t(round_up(std::int64_t(std::max<std::size_t>(bytes, 1)), std::int64_t(kPage)));
   const std::lock_guard lock(mutex_);
-  // The smallest idle buffer that serves and isn't wastefully large.
-  auto best = entries_.end();
+  // Of exactly this size: a larger one, lent out, would be missing where the plan has counted on
+  // it.
   for (auto it = entries_.begin(); it != entries_.end(); ++it) {
-    const Entry& entry = **it;
-    if (!entry.memory || entry.on_loan || entry.bytes < size || entry.bytes > 2 * size) continue;
-    if (best == entries_.end() || entry.bytes < (*best)->bytes) best = it;
-  }
-  if (best != entries_.end()) {
-    Entry& entry = **best;
-    entry.on_loan = true;
-    entries_.splice(entries_.begin(), entries_, best);
-    return {this, &entry, entry.memory.get()};
+    Entry& entry = **it;
+    if (entry.memory && !entry.on_loan && entry.bytes == size) {
+      entry.on_loan = true;
+      entries_.splice(entries_.begin(), entries_, it);
+      return {this, &entry, entry.memory.get()};
+    }
   }
   make_room(size, 1, 0);
   auto entry = std::make_unique<Entry>();
@@ -92,7 +86,15 @@ Window::Loan<device::Context> Window::context(device::Type type, const device::C
   auto entry = std::make_unique<Entry>();
   entry->bytes = kContextBytes;
   entry->files = kFilesOfContext;
-  entry->context = std::make_unique<device::Context>(runtime_, type, shape, core);
+  try {
+    entry->context = std::make_unique<device::Context>(runtime_, type, shape, core);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::memory) throw;
+    while (evict_one()) {
+    }
+    entry->context = std::make_unique<device::Context>(runtime_, type, shape, core);
+  }
+  if (!entry->context->pinned()) ++usage_.contexts_unpinned;
   ++usage_.contexts;
   ++usage_.contexts_created;
   Entry& admitted = admit(std::move(entry));
@@ -145,6 +147,7 @@ void Window::clear() {
   const std::lock_guard lock(mutex_);
   while (evict_one()) {
   }
+  if (entries_.empty()) runtime_->renew_allocator();
 }
 
 WindowUsage Window::usage() const {

@@ -26,6 +26,7 @@ struct WindowUsage {
   std::size_t bytes = 0, peak_bytes = 0;
   int contexts = 0, memories = 0, files = 0;
   std::uint64_t memories_created = 0, contexts_created = 0, evictions = 0;
+  std::uint64_t contexts_unpinned = 0;  ///< whose core mask the runtime refused
 };
 
 class Window {
@@ -66,7 +67,7 @@ class Window {
   /// The context for this type, shape and core.
   Loan<device::Context> context(device::Type type, const device::ContextShape& shape, int core);
 
-  /// Frees everything idle.
+  /// Frees everything idle; if that is all there is, also the context that memories come from.
   void clear();
   const WindowLimits& limits() const { return limits_; }
   WindowUsage usage() const;

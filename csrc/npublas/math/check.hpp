@@ -10,10 +10,11 @@
 
 namespace npublas {
 
-/// True if A·B, read from packed surfaces of `rows`×`depth` and `depth`×`columns`, is zero: exactly
-/// so for int8, and for float16 up to 2^-40 of |A|·|B|, which is far below what a sum of this type
-/// can resolve. Wrong with a probability below 2^-30.
+/// True if zeros may be the answer to A·B, read from packed surfaces of `rows`×`depth` and
+/// `depth`×`columns`: for int8 if the product is zero, for float16 if no sum is larger than what
+/// the device's own roundings may lose of |A|·|B|, a rounding of 2^-24 for each group of 32.
+/// Subnormals count as zero where the device takes them so. Wrong with a probability below 2^-30.
 bool product_is_zero(const void* a, const void* b, Element element, std::int64_t rows,
-                     std::int64_t depth, std::int64_t columns);
+                     std::int64_t depth, std::int64_t columns, bool flushes_subnormals);
 
 }  // namespace npublas

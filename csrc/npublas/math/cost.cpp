@@ -17,7 +17,8 @@ constexpr double kSlack = 3.5;
 constexpr double kPerRun = 100e-6;
 constexpr double kPerCall = 150e-6;
 constexpr double kNpuBytesPerSecond = 15e9;
-constexpr double kPackBytesPerSecond = 1e9;
+// Scalar packers of others reach 0.5 to 0.9 GB/s on one A76; each core's worker is a thread.
+constexpr double kPackBytesPerSecond = 0.5e9;
 // Four A76 with OpenBLAS: 61 GFLOP/s of float64 HPL, twice that in float32; STREAM copy 20 GB/s.
 constexpr double kCpuFlops = 120e9;
 constexpr double kCpuBytesPerSecond = 20e9;
@@ -61,7 +62,7 @@ Prediction predict(const Plan& plan, DType in, DType out) {
   const double times_b = double(ceil_div(plan.shape.m, plan.block_rows));
   const double host_bytes =
       batch * ((source + element) * (m * k * times_a + k * n * times_b) + 4 * m * n * (2 * tiles));
-  const double host = host_bytes / kPackBytesPerSecond;
+  const double host = host_bytes / (kPackBytesPerSecond * plan.cores);
 
   const double cpu_bytes = batch * (source * (m * k + k * n) + source_bytes(out) * m * n);
   return {.cpu_seconds = std::max(plan.shape.flops() / kCpuFlops, cpu_bytes / kCpuBytesPerSecond),

@@ -85,7 +85,7 @@ void scatter_lane(const Surface& surface, std::int64_t lane, const T* values, st
   for (std::int64_t d = 0; d < surface.depth; d += piece) {
     T* const out = to + surface.at(lane, d);
     const std::int64_t filled = std::clamp<std::int64_t>(depth - d, 0, piece);
-    std::copy_n(values + d, filled, out);
+    if (filled > 0) std::copy_n(values + d, filled, out);
     std::fill_n(out + filled, piece - filled, T(0));
   }
 }

@@ -79,6 +79,12 @@ std::optional<Plan> plan(const Shape& shape, Element element, const PlanLimits& 
   const std::int64_t across = std::clamp<std::int64_t>(shape.n / kNarrowest, 1, wanted);
   const std::int64_t down = std::clamp<std::int64_t>(shape.m / 4, 1, ceil_div(wanted, across));
   p.tile_columns = std::min(round_up(ceil_div(shape.n, across), kColumnStep), most_columns);
+  // Where there are more columns than one tile has, their blocks are shared out evenly.
+  if (const std::int64_t blocks = ceil_div(shape.n, p.tile_columns); blocks > 1) {
+    const std::int64_t even = round_up(blocks, wanted);
+    p.tile_columns =
+        round_up(ceil_div(shape.n, shape.n / even >= kNarrowest ? even : blocks), kColumnStep);
+  }
   const std::int64_t rows = ceil_div(shape.m, down);
   p.tile_rows = std::min(round_rows(ceil_div(rows, ceil_div(rows, most_rows))), most_rows);
 

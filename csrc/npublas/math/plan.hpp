@@ -22,8 +22,8 @@ namespace npublas {
 
 /// What one context may be, and what there is to share.
 struct PlanLimits {
-  std::int64_t max_rows = 2047;     ///< M per context
-  std::int64_t max_columns = 4096;  ///< N per context
+  std::int64_t max_rows = 2044;     ///< M per context
+  std::int64_t max_columns = 8192;  ///< N per context
   std::int64_t max_depth = 8192;    ///< K per context, of this type
   std::size_t window_bytes = std::size_t(1) << 30;
   int cores = 3;

@@ -101,18 +101,20 @@ Unpacked unpack(const void* surface, Element element, std::int64_t surface_rows,
                               target);
 }
 
-bool round_to_half(const float* sums, std::int64_t rows, std::int64_t columns, void* data,
-                   std::ptrdiff_t row_stride, std::ptrdiff_t column_stride) {
-  bool overflowed = false;
+Rounded round_to_half(const float* sums, std::int64_t rows, std::int64_t columns, void* data,
+                      std::ptrdiff_t row_stride, std::ptrdiff_t column_stride) {
+  Rounded rounded;
   for (std::int64_t row = 0; row < rows; ++row) {
     std::byte* const to = static_cast<std::byte*>(data) + row * row_stride;
     for (std::int64_t column = 0; column < columns; ++column) {
-      const std::uint16_t half = float_to_half(sums[row * columns + column]);
-      overflowed |= (half & 0x7fffu) == 0x7c00u;
+      const float sum = sums[row * columns + column];
+      const std::uint16_t half = float_to_half(sum);
+      rounded.overflow |= (half & 0x7fffu) == 0x7c00u;
+      rounded.underflow |= std::fabs(sum) < 0x1p-14f && half_to_float(half) != sum;
       write(to + column * column_stride, half);
     }
   }
-  return overflowed;
+  return rounded;
 }
 
 }  // namespace npublas

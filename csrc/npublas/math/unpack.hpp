@@ -35,9 +35,14 @@ Unpacked unpack(const void* surface, Element element, std::int64_t surface_rows,
                 const std::int32_t* row_exponents, const std::int32_t* column_exponents,
                 bool accumulate, const Target& target);
 
-/// Rounds a float32 matrix (row-major, `columns` wide) into a float16 target, once. Returns true if
-/// a finite sum became infinite.
-bool round_to_half(const float* sums, std::int64_t rows, std::int64_t columns, void* data,
-                   std::ptrdiff_t row_stride, std::ptrdiff_t column_stride);
+/// What rounding to float16 did, as NumPy's flags tell it.
+struct Rounded {
+  bool overflow = false;   ///< a finite sum became infinite
+  bool underflow = false;  ///< a sum below the normal halves is not exactly representable
+};
+
+/// Rounds a float32 matrix (row-major, `columns` wide) into a float16 target, once.
+Rounded round_to_half(const float* sums, std::int64_t rows, std::int64_t columns, void* data,
+                      std::ptrdiff_t row_stride, std::ptrdiff_t column_stride);
 
 }  // namespace npublas

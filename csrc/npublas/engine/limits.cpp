@@ -1,0 +1,38 @@
+#include "npublas/engine/limits.hpp"
+
+#include <atomic>
+
+namespace npublas {
+namespace {
+
+constexpr PlanLimits kDefaults;
+std::atomic<std::int64_t> rows{kDefaults.max_rows}, columns{kDefaults.max_columns};
+std::atomic<std::int64_t> depth[kElements] = {kDefaults.max_depth, kDefaults.max_depth};
+std::atomic<std::size_t> window{kDefaults.window_bytes};
+std::atomic<int> cores{kDefaults.cores};
+
+}  // namespace
+
+PlanLimits current_limits(Element element) noexcept {
+  constexpr auto relaxed = std::memory_order_relaxed;
+  return {.max_rows = rows.load(relaxed),
+          .max_columns = columns.load(relaxed),
+          .max_depth = depth[int(element)].load(relaxed),
+          .window_bytes = window.load(relaxed),
+          .cores = cores.load(relaxed)};
+}
+
+void set_limits(const PlanLimits& limits, const int (&depths)[kElements]) noexcept {
+  rows = limits.max_rows;
+  columns = limits.max_columns;
+  for (int i = 0; i < kElements; ++i) depth[i] = depths[i];
+  window = limits.window_bytes;
+  cores = limits.cores;
+}
+
+void reset_limits() noexcept {
+  constexpr int depths[kElements] = {int(kDefaults.max_depth), int(kDefaults.max_depth)};
+  set_limits(kDefaults, depths);
+}
+
+}  // namespace npublas
