@@ -32,13 +32,13 @@ def parse_version(text: str) -> tuple[int, int, int]:
     """
     Return the first version in a text, (0, 0, 0) if there is none.
     """
-def plan(batch: typing.SupportsInt | typing.SupportsIndex, m: typing.SupportsInt | typing.SupportsIndex, k: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, element: str, *, window_bytes: typing.SupportsInt | typing.SupportsIndex = 1073741824, cores: typing.SupportsInt | typing.SupportsIndex = 3, max_depth: typing.SupportsInt | typing.SupportsIndex = 8192, max_rows: typing.SupportsInt | typing.SupportsIndex = 2047, max_columns: typing.SupportsInt | typing.SupportsIndex = 4096) -> typing.Any:
+def plan(batch: typing.SupportsInt | typing.SupportsIndex, m: typing.SupportsInt | typing.SupportsIndex, k: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, element: str, *, window_bytes: typing.SupportsInt | typing.SupportsIndex = 1073741824, cores: typing.SupportsInt | typing.SupportsIndex = 3, max_depth: typing.SupportsInt | typing.SupportsIndex = 8192, max_rows: typing.SupportsInt | typing.SupportsIndex = 2044, max_columns: typing.SupportsInt | typing.SupportsIndex = 8192) -> typing.Any:
     ...
 def probe_runtime(runtime: str) -> dict[str, typing.Any]:
     """
     Load a runtime, without talking to a device, and return what it is. Throws NpuError.
     """
-def product_is_zero(a: numpy.ndarray, b: numpy.ndarray, element: str, *, rows: typing.SupportsInt | typing.SupportsIndex, depth: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex) -> bool:
+def product_is_zero(a: numpy.ndarray, b: numpy.ndarray, element: str, *, rows: typing.SupportsInt | typing.SupportsIndex, depth: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, flushes_subnormals: bool = False) -> bool:
     ...
 def read_runtime(path: str) -> dict[str, typing.Any]:
     """
