@@ -135,7 +135,6 @@ def test_the_largest_sums_are_exact(k, value):
     np.testing.assert_array_equal(unsigned, exact.astype(np.uint8))
 
 
-@pytest.mark.skipif(np.__version__ < "2", reason="NumPy 1.26 has no loop for it")
 @given(operands(["b"]))
 @EXAMPLES
 def test_int8_in_int32_is_exact_for_any_operands(pair):
