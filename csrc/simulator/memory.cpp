@@ -41,7 +41,7 @@ std::byte* map(int fd, std::uint64_t bytes) {
 }
 
 ino_t inode_of(int fd) {
-  struct stat status {};
+  struct stat status{};
   return fd >= 0 && fstat(fd, &status) == 0 ? status.st_ino : 0;
 }
 
@@ -93,7 +93,7 @@ std::shared_ptr<Buffer> Buffer::allocate(std::uint64_t size, int domain, bool ca
 }
 
 std::shared_ptr<Buffer> Buffer::import(int fd) {
-  struct stat status {};
+  struct stat status{};
   if (fd < 0 || fstat(fd, &status) != 0 || status.st_size <= 0) {
     log("failed to convert fd %d to handle, errno %d", fd, fd < 0 ? EBADF : errno);
     return nullptr;
