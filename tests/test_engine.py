@@ -12,6 +12,7 @@ import threading
 
 import numpy as np
 import pytest
+from processes import run_python
 
 import npublas
 from npublas import _core, _engine, _memory, _verify
@@ -31,21 +32,8 @@ def _closed():
     _engine.close_engine()
 
 
-def run(code, **environment):
-    """Run Python code in a process of its own; return what it printed."""
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
-
-
 def test_importing_opens_prints_and_patches_nothing():
-    out = run(
+    out = run_python(
         """
         import numpy, os, sys
         matmul, files = numpy.matmul, len(os.listdir("/proc/self/fd"))
@@ -130,7 +118,7 @@ def test_two_processes_take_turns():
 
 
 def test_a_forked_child_starts_with_a_fresh_engine():
-    out = run(
+    out = run_python(
         """
         import os, warnings
         import numpy as np, npublas
@@ -152,7 +140,7 @@ def test_a_forked_child_starts_with_a_fresh_engine():
 
 
 def test_a_forked_child_does_not_hold_its_parents_lock():
-    out = run(
+    out = run_python(
         """
         import fcntl, os, signal, warnings
         import numpy as np, npublas
@@ -200,7 +188,7 @@ def test_child_processes_inherit_environment_variables():
     environment = {
         "NPUBLAS_RUNTIME": "simulator", "NPUBLAS_DEVICE": "npu", "NPUBLAS_MEMORY_LIMIT": "16MiB",
     }  # fmt: skip
-    assert run(code, **environment) == f"1 {16 << 20}"
+    assert run_python(code, **environment) == f"1 {16 << 20}"
 
 
 def test_reports_do_not_wait_for_a_product():
@@ -247,7 +235,7 @@ def test_a_simulator_is_never_taken_by_itself(tmp_path):
         """
     copy = tmp_path / "librknnrt.so"
     copy.write_bytes(simulator.path().read_bytes())
-    assert "simulator" in run(code, NPUBLAS_RUNTIME=str(copy))
+    assert "simulator" in run_python(code, NPUBLAS_RUNTIME=str(copy))
 
 
 class TestUnknownRuntimes:
