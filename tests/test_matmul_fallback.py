@@ -134,6 +134,21 @@ def test_packing_and_unpacking_leave_no_flags(dtype):
     assert npublas.counters().npu.products == 1
 
 
+@pytest.mark.parametrize(
+    ("value", "conditions"),
+    [(2.0**-9, []), (1.5 * 2.0**-12 + 2.0**-22, ["underflow"]), (300, ["overflow"]), (1.001, [])],
+)
+def test_float16_results_of_the_npu_end_with_numpys_flags(value, conditions):
+    a = np.diag(np.full(16, value, np.float16))
+    heard = []
+    with np.errstate(all="call", call=lambda condition, _: heard.append(condition)):
+        result = npublas.matmul(a, a)
+        expected = np.matmul(a, a)
+    np.testing.assert_array_equal(result, expected)
+    assert heard == 2 * conditions
+    assert npublas.counters().npu.products == 1
+
+
 def test_the_flags_of_earlier_products_of_a_stack_are_kept():
     a = np.ones((2, 1, 8, 8), np.float16)[::-1]
     b = np.ones((1, 6, 8, 8), np.float16)[:, ::2]
