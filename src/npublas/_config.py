@@ -411,6 +411,12 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[Config, bool]:
     return Config(**changes), verbose == "1"
 
 
+def _restart_after_fork() -> None:
+    global _process_lock
+    _process_lock = threading.RLock()  # a thread that is not there any more may hold the old one
+
+
+os.register_at_fork(after_in_child=_restart_after_fork)
 _process_lock = threading.RLock()
 _process_change: Callable[[Config, Config], None] | None = None
 _process, starts_verbose = _from_environment(os.environ)
