@@ -90,10 +90,13 @@ Attempt attempt_on_npu(const Product& product, const Settings& settings) {
 
 /// The decision once the engine is open, which only Python can do. False if an exception is set.
 bool decide_anew(const Product& product, const Settings& settings, Decision* decision) {
-  const EngineState state = engine_state();
-  if (state == EngineState::closed || state == EngineState::opening) {
-    if (!open_engine()) return false;
-    *decision = decide(settings, product.in, product.out, product.shape);
+  const EngineState before = engine_state();
+  if (before != EngineState::closed && before != EngineState::opening) return true;
+  if (!open_engine()) return false;
+  *decision = decide(settings, product.in, product.out, product.shape);
+  if (decision->on_npu && engine_state() == EngineState::closed) {
+    // Another process holds the NPU: this product is the CPU's, the next one may have it.
+    *decision = {.on_npu = false, .reason = Reason::busy, .fallback = true};
   }
   return true;
 }
@@ -102,7 +105,9 @@ bool decide_anew(const Product& product, const Settings& settings, Decision* dec
 /// an exception is set.
 bool run_with_reports(const Loop& loop, const Product& product, const Arguments& at,
                       const Settings& settings, Decision decision, Call& call) {
-  if (decision.on_npu && !decide_anew(product, settings, &decision)) return false;
+  // Whoever demands the NPU is told if there is none, also for what it could not take.
+  const bool demanded = settings.device == Device::npu && decision.reason != Reason::empty;
+  if ((decision.on_npu || demanded) && !decide_anew(product, settings, &decision)) return false;
   if (decision.reason == Reason::no_npu && settings.device == Device::npu) {
     return raise_unavailable();
   }

@@ -108,17 +108,18 @@ void register_engine(py::module_& module) {
       [](const std::string& runtime, std::size_t memory_limit, int cores,
          const std::string& lock_file, int lock_patience_ms, int run_patience_ms) {
         const py::gil_scoped_release release;
-        open_engine({.runtime = runtime,
-                     .memory_limit = memory_limit,
-                     .cores = cores,
-                     .lock_file = lock_file,
-                     .lock_patience = std::chrono::milliseconds(lock_patience_ms),
-                     .run_patience = std::chrono::milliseconds(run_patience_ms)});
+        return open_engine({.runtime = runtime,
+                            .memory_limit = memory_limit,
+                            .cores = cores,
+                            .lock_file = lock_file,
+                            .lock_patience = std::chrono::milliseconds(lock_patience_ms),
+                            .run_patience = std::chrono::milliseconds(run_patience_ms)});
       },
       py::kw_only(), py::arg("runtime"), py::arg("memory_limit"), py::arg("cores"),
       py::arg("lock_file"), py::arg("lock_patience_ms"), py::arg("run_patience_ms"));
   module.def("close_engine", &close_engine, py::call_guard<py::gil_scoped_release>());
-  module.def("make_unavailable", &make_unavailable, py::arg("because"));
+  module.def("make_unavailable", &make_unavailable, py::arg("because"), py::kw_only(),
+             py::arg("for_good"));
   module.def("engine_state", [] { return name_of(engine_state()); });
   module.def("engine_status", &status);
 
@@ -135,7 +136,11 @@ void register_engine(py::module_& module) {
         result["fallback"] = decision.fallback;
         result["cpu_seconds"] = decision.cpu_seconds;
         result["npu_seconds"] = decision.npu_seconds;
-        const auto plan = plan_for(type, shape);
+        // Neither a plan nor a prediction for what these settings keep off the NPU anyway.
+        const bool possible =
+            decision.reason != Reason::float64 && decision.reason != Reason::float32_accurate &&
+            decision.reason != Reason::int8_precision && decision.reason != Reason::device_cpu;
+        const auto plan = possible ? plan_for(type, shape) : std::nullopt;
         if (plan) {
           result["plan"] = to_dict(*plan);
           const Prediction predicted = predict(*plan, type, dtype_from(out));
@@ -155,6 +160,7 @@ void register_engine(py::module_& module) {
       py::dict row;
       row["on_npu"] = count.reason == Reason::npu;
       row["reason"] = text_of(count.reason, count.dtype);
+      row["simulated"] = count.simulated;
       row["dtype"] = npublas::name_of(count.dtype);
       row["products"] = count.products;
       row["fallbacks"] = count.fallbacks;

@@ -55,6 +55,8 @@ class Explanation:
         Where the product would run.
     reason : str
         Why there, and where it helps, how to have it otherwise.
+    error : bool
+        True if `matmul` would raise `NpuUnavailableError`: an NPU is demanded, and there is none.
     fallback : bool
         True if it was decided for, or demanded of, the NPU and can't run there.
     shape : tuple of int
@@ -73,6 +75,7 @@ class Explanation:
 
     on_npu: bool
     reason: str
+    error: bool
     fallback: bool
     shape: tuple[int, int, int, int]
     dtypes: tuple[str, str, str]
@@ -91,15 +94,14 @@ class Explanation:
         batch, m, k, n = self.shape
         stack = f"{batch} × " if batch != 1 else ""
         npu = "the NPU (simulated)" if self.simulated else "the NPU"
-        reason = "demanded by device='npu'" if self.device == "npu" else "predicted to be faster"
         rows = [
             (
                 "product",
                 f"{stack}{m} × {k} × {n}, {', '.join(self.dtypes[:2])} -> {self.dtypes[2]}",
             ),
             ("settings", f"device={self.device!r}, precision={self.precision!r}"),
-            ("runs on", npu if self.on_npu else "the CPU"),
-            ("because", reason if self.on_npu else self.reason),
+            ("runs on", npu if self.on_npu else "nothing: an error" if self.error else "the CPU"),
+            ("because", self.reason),
         ]
         if self.fallback:
             rows.append(("fallback", "yes: it was meant for the NPU"))
@@ -117,11 +119,11 @@ class Explanation:
                 (
                     "tiles",
                     "{} × {} × {}".format(*plan.tile)
-                    + f" {plan.element}, {plan.runs} runs, K in {plan.depth_tiles}",
+                    + f" {plan.element}; runs: {plan.runs}; parts of K: {plan.depth_tiles}",
                 ),
                 (
                     "blocks",
-                    "{} of {} × {}".format(plan.blocks, *plan.block) + f" on {plan.cores} cores",
+                    "{} of {} × {}".format(plan.blocks, *plan.block) + f"; cores: {plan.cores}",
                 ),
                 ("memory", f"{mebibytes(plan.window_bytes)} of the window at a time"),
             ]
@@ -189,19 +191,33 @@ def explain(
     names = _config.unpacked(settings)
     arguments = (settings, loop[0].name, loop[2].name, batch, m, a.shape[-1], n)
     decision = _core.decide(*arguments)
-    if decision["on_npu"] and _core.engine_state() == "closed":
+    demanded = names["device"] == "npu" and batch * m * n * a.shape[-1] > 0
+    if (decision["on_npu"] or demanded) and _core.engine_state() == "closed":
         _engine.open_engine()
         decision = _core.decide(*arguments)
     plan = decision.pop("plan")
+    error = demanded and _core.engine_state() == "unavailable"
+    if decision["on_npu"]:
+        decision["reason"] = "device='npu' demands it" if demanded else "predicted to be faster"
+    elif error:
+        decision["reason"] = f"there is no NPU: {_core.engine_status()['unavailable_because']}"
+        decision["fallback"] = False
     return Explanation(
         shape=(batch, m, a.shape[-1], n),
         dtypes=(loop[0].name, loop[1].name, loop[2].name),
         precision=names["precision"],
         device=names["device"],
         plan=Plan(**plan) if plan else None,
-        simulated=bool(_core.engine_status()["simulated"]),
+        simulated=_simulated(),
+        error=error,
         **decision,
     )
+
+
+def _simulated() -> bool:
+    """Tell whether the NPU is the simulator, also while the engine is closed."""
+    status = _core.engine_status()
+    return bool(status["simulated"]) or _config.get_config().runtime == "simulator"
 
 
 def _stack_shape(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> tuple[int, ...]:

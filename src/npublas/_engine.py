@@ -35,9 +35,11 @@ def open_engine() -> None:
         if _core.engine_state() in ("open", "unavailable"):
             return
         process = _config.get_config()
+        tried = False
         lock, lock_patience = lock_file(), _milliseconds("NPUBLAS_LOCK_TIMEOUT", 2.0)
         try:
             _verify.survive(process.runtime, lock, lock_patience)
+            tried = True
             _core.open_engine(
                 runtime=process.runtime,
                 memory_limit=memory_limit(process),
@@ -47,7 +49,8 @@ def open_engine() -> None:
                 run_patience_ms=_milliseconds("NPUBLAS_RUN_TIMEOUT", 20.0),
             )
         except NpuError as error:
-            _core.make_unavailable(_library.cause(process.runtime, str(error)))
+            because = _library.cause(process.runtime, str(error))
+            _core.make_unavailable(because, for_good=not tried)
 
 
 def close_engine() -> None:

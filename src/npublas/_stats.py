@@ -26,11 +26,18 @@ class ReasonCount:
     """How often one reason decided, for one type of operands."""
 
     on_npu: bool
+    simulated: bool
     text: str
     dtype: str
     products: int
     fallbacks: int
     flops: float
+
+
+def _place(row: ReasonCount) -> str:
+    if not row.on_npu:
+        return "CPU"
+    return "NPU (simulated)" if row.simulated else "NPU"
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Counters:
     reasons : tuple of ReasonCount
         The same by reason and type of operands, most work first.
     simulated : bool
-        True if the NPU's part ran on the simulator.
+        True if some of the NPU's part ran on the simulator; `reasons` tell which.
     work : dict
         The NPU's part in detail: runs of the runtime, bytes packed and unpacked, and the seconds
         that the workers spent packing, running and unpacking, since the engine was opened.
@@ -61,7 +68,8 @@ class Counters:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counters as plain dicts, lists and numbers."""
-        return asdict(self)
+        plain = asdict(self)
+        return {**plain, "reasons": list(plain["reasons"])}
 
     @property
     def _npu(self) -> str:
@@ -73,7 +81,7 @@ class Counters:
                 f"{row.products:,}",
                 si(row.flops, "flop"),
                 f"{row.fallbacks:,}" if row.fallbacks else "",
-                self._npu if row.on_npu else "CPU",
+                _place(row),
                 row.dtype,
                 row.text,
             )
@@ -121,8 +129,8 @@ def counters() -> Counters:
         mine = [row for row in rows if row["on_npu"] == on_npu]
         return Place(
             products=sum(row["products"] for row in mine),
-            flops=sum(row["flops"] for row in mine),
-            seconds=sum(row["seconds"] for row in mine) if on_npu else 0.0,
+            flops=sum((row["flops"] for row in mine), 0.0),
+            seconds=sum((row["seconds"] for row in mine), 0.0) if on_npu else 0.0,
         )
 
     status = _core.engine_status()
@@ -133,6 +141,7 @@ def counters() -> Counters:
         reasons=tuple(
             ReasonCount(
                 on_npu=row["on_npu"],
+                simulated=row["simulated"],
                 text=row["reason"],
                 dtype=row["dtype"],
                 products=row["products"],
@@ -141,7 +150,7 @@ def counters() -> Counters:
             )
             for row in rows
         ),
-        simulated=bool(status["simulated"]),
+        simulated=any(row["simulated"] for row in rows),
         work=dict(status["work"]),
     )
 

@@ -10,12 +10,32 @@ struct Cell {
 };
 
 Cell cells[kReasons][kDTypes];
+Cell simulated_cells[kDTypes];  // of Reason::npu
+std::atomic<bool> simulated_now{false};
+
+void reset(Cell& cell) {
+  cell.products = 0;
+  cell.fallbacks = 0;
+  cell.macs = 0;
+  cell.nanoseconds = 0;
+}
+
+Count count_in(const Cell& cell, Reason reason, DType dtype, bool simulated) {
+  return {.reason = reason,
+          .dtype = dtype,
+          .simulated = simulated,
+          .products = cell.products,
+          .fallbacks = cell.fallbacks,
+          .flops = 2.0 * double(cell.macs),
+          .seconds = double(cell.nanoseconds) * 1e-9};
+}
 
 }  // namespace
 
 void count(DType in, const Shape& shape, Reason reason, bool fallback, double seconds) noexcept {
   constexpr auto relaxed = std::memory_order_relaxed;
-  Cell& cell = cells[int(reason)][int(in)];
+  const bool simulated = reason == Reason::npu && simulated_now.load(relaxed);
+  Cell& cell = simulated ? simulated_cells[int(in)] : cells[int(reason)][int(in)];
   const std::uint64_t products = std::uint64_t(shape.batch);
   cell.products.fetch_add(products, relaxed);
   cell.macs.fetch_add(
@@ -24,32 +44,24 @@ void count(DType in, const Shape& shape, Reason reason, bool fallback, double se
   if (seconds > 0) cell.nanoseconds.fetch_add(std::uint64_t(seconds * 1e9), relaxed);
 }
 
+void count_as_simulated(bool simulated) noexcept { simulated_now = simulated; }
+
 std::vector<Count> counts() {
   std::vector<Count> counts;
-  for (int reason = 0; reason < kReasons; ++reason) {
-    for (int dtype = 0; dtype < kDTypes; ++dtype) {
-      const Cell& cell = cells[reason][dtype];
-      if (cell.products == 0) continue;
-      counts.push_back({.reason = Reason(reason),
-                        .dtype = DType(dtype),
-                        .products = cell.products,
-                        .fallbacks = cell.fallbacks,
-                        .flops = 2.0 * double(cell.macs),
-                        .seconds = double(cell.nanoseconds) * 1e-9});
-    }
+  for (int dtype = 0; dtype < kDTypes; ++dtype) {
+    if (const Cell& cell = simulated_cells[dtype]; cell.products != 0)
+      counts.push_back(count_in(cell, Reason::npu, DType(dtype), true));
+    for (int reason = 0; reason < kReasons; ++reason)
+      if (const Cell& cell = cells[reason][dtype]; cell.products != 0)
+        counts.push_back(count_in(cell, Reason(reason), DType(dtype), false));
   }
   return counts;
 }
 
 void reset_counts() {
-  for (auto& row : cells) {
-    for (Cell& cell : row) {
-      cell.products = 0;
-      cell.fallbacks = 0;
-      cell.macs = 0;
-      cell.nanoseconds = 0;
-    }
-  }
+  for (Cell& cell : simulated_cells) reset(cell);
+  for (auto& row : cells)
+    for (Cell& cell : row) reset(cell);
 }
 
 }  // namespace npublas

@@ -13,6 +13,7 @@ namespace npublas {
 struct Count {
   Reason reason;
   DType dtype;
+  bool simulated;  ///< of what ran on the NPU
   std::uint64_t products;
   std::uint64_t fallbacks;  ///< of the products: decided for, or demanded of, the NPU
   double flops;
@@ -21,6 +22,8 @@ struct Count {
 
 /// Counts the products of one call of a loop (`shape.batch` of them).
 void count(DType in, const Shape& shape, Reason reason, bool fallback, double seconds) noexcept;
+/// What runs on the NPU from now on is counted as simulated, or not.
+void count_as_simulated(bool simulated) noexcept;
 /// The cells that are not empty.
 std::vector<Count> counts();
 void reset_counts();

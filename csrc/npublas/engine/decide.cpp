@@ -48,7 +48,7 @@ Decision decide(const Settings& settings, DType in, DType out, const Shape& shap
   if (!demanded) {
     if (!may_gain(shape)) return decision;
     const auto planned = plan(shape, *element, current_limits(*element));
-    if (!planned) return cpu(Reason::memory, true);
+    if (!planned) return cpu(Reason::window, true);
     const Prediction predicted = predict(*planned, in, out);
     decision.cpu_seconds = predicted.cpu_seconds;
     decision.npu_seconds = predicted.npu_seconds;
@@ -59,6 +59,8 @@ Decision decide(const Settings& settings, DType in, DType out, const Shape& shap
   decision.reason = Reason::no_npu;
   if (engine_state() == EngineState::unavailable) return decision;
   decision.fallback = true;
+  decision.reason = Reason::busy;
+  if (!demanded && trust::busy()) return decision;
   decision.reason = Reason::type_off;
   if (trust::is_off(*element)) return decision;
   decision.reason = Reason::quarantined;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -56,10 +57,28 @@ State* state = new State;  // never destroyed: workers may outlive main
 
 std::atomic<EngineState> engine_state_{EngineState::closed};
 
+// When an unavailable engine may be tried again.
+constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
+constexpr int kOpeningsTolerated = 3;
+constexpr std::chrono::milliseconds kOpeningPatience{200};  // for another process's lock
+std::atomic<std::int64_t> retry_at{kNever};                 // steady clock, nanoseconds
+std::atomic<int> openings_failed{0};                        // in a row
+
+std::int64_t nanoseconds_now() {
+  return std::chrono::nanoseconds(Clock::now().time_since_epoch()).count();
+}
+
+void note_failed_opening() {
+  const int beyond = ++openings_failed - kOpeningsTolerated;
+  const std::int64_t seconds = beyond <= 0 ? 0 : std::int64_t(1) << std::min(beyond - 1, 6);
+  retry_at = nanoseconds_now() + seconds * 1'000'000'000;
+}
+
 // The parent's threads and device handles mean nothing in a child, and its locks may be held.
 const int at_fork = ::pthread_atfork(nullptr, nullptr, [] {
   state = new State;
   engine_state_ = EngineState::closed;
+  openings_failed = 0;
   reset_limits();
   trust::restart_after_fork();
   exec::drop_lock_after_fork();
@@ -78,7 +97,7 @@ void give_up(std::shared_ptr<Engine> engine, const std::string& because) {
     const std::lock_guard lock(state->fields);
     state->given_up_because = because;
   }
-  make_unavailable(because);
+  make_unavailable(because, true);
   state->set(nullptr);
   static_cast<void>(new std::shared_ptr<Engine>(std::move(engine)));
 }
@@ -91,6 +110,27 @@ struct Trial {
   std::array<exec::Verdict, kElements> verdicts;
 };
 
+/// The first calls that need the device; tried again if they fail, like any product's.
+void learn_driver(device::Runtime& runtime) {
+  for (int tries = 1;; ++tries) {
+    try {
+      return runtime.learn_driver();
+    } catch (const Error&) {
+      if (tries == 3) throw;
+    }
+  }
+}
+
+/// A wrong answer counts at once; a call that failed is tried again, like any product's.
+exec::Verdict self_test(const std::shared_ptr<device::Runtime>& runtime, Element element,
+                        int core) {
+  exec::Verdict verdict;
+  for (int tries = 0; tries < 3 && !verdict.right && !verdict.wrong; ++tries)
+    verdict = exec::self_test(runtime, element, core);
+  return verdict;
+}
+
+/// False if the tests did not come back.
 bool self_test(Engine& engine) {
   const auto trial = std::make_shared<Trial>();
   std::thread([trial, runtime = engine.runtime, cores = engine.options.cores] {
@@ -99,8 +139,9 @@ bool self_test(Engine& engine) {
       exec::Verdict& verdict = verdicts[std::size_t(element)];
       verdict = {.right = true, .flushes_subnormals = false};
       for (int core = 0; core < cores && verdict.right; ++core) {
-        const exec::Verdict next = exec::self_test(runtime, element, core);
+        const exec::Verdict next = self_test(runtime, element, core);
         verdict.right = next.right;
+        verdict.wrong = next.wrong;
         verdict.problem = next.problem;
         verdict.flushes_subnormals |= next.flushes_subnormals && element == Element::float16;
       }
@@ -168,23 +209,32 @@ Outcome run(Engine& engine, const Product& product, const Plan& plan) {
 
 }  // namespace
 
-EngineState engine_state() noexcept { return engine_state_.load(std::memory_order_relaxed); }
+EngineState engine_state() noexcept {
+  const EngineState now = engine_state_.load(std::memory_order_relaxed);
+  if (now == EngineState::unavailable &&
+      nanoseconds_now() >= retry_at.load(std::memory_order_relaxed))
+    return EngineState::closed;
+  return now;
+}
 
 std::string unavailable_because() {
   const std::lock_guard lock(state->fields);
-  return engine_state() == EngineState::unavailable ? state->unavailable_because : "";
+  return engine_state_ == EngineState::unavailable ? state->unavailable_because : "";
 }
 
-void make_unavailable(const std::string& because) {
+void make_unavailable(const std::string& because, bool for_good) {
   const std::lock_guard lock(state->fields);
   state->unavailable_because = because;
+  if (for_good) retry_at = kNever;
   engine_state_ = EngineState::unavailable;
 }
 
-void open_engine(const EngineOptions& options) {
+bool open_engine(const EngineOptions& options) {
   const std::lock_guard lock(state->product);
-  if (state->get()) return;
+  if (state->get()) return true;
   engine_state_ = EngineState::opening;
+  retry_at = kNever;
+  bool loaded = false;
   try {
     {
       const std::lock_guard fields(state->fields);
@@ -195,13 +245,16 @@ void open_engine(const EngineOptions& options) {
     engine->options = options;
     engine->runtime = device::Runtime::load(options.runtime);
     engine->fingerprint = engine->runtime->fingerprint();
+    loaded = true;
     engine->lock = std::make_unique<exec::DeviceLock>(options.lock_file);
-    if (!engine->lock->acquire(options.lock_patience))
-      throw Error(ErrorKind::unavailable, "another process holds the NPU (" + options.lock_file +
-                                              " is locked); try again when it is done");
+    if (!engine->lock->acquire(std::min(options.lock_patience, kOpeningPatience))) {
+      trust::note_busy();
+      engine_state_ = EngineState::closed;
+      return false;
+    }
     const std::shared_ptr<void> unlock(nullptr,
                                        [file = engine->lock.get()](void*) { file->release(); });
-    engine->runtime->learn_driver();
+    learn_driver(*engine->runtime);
     engine->options.cores = std::min(options.cores, engine->runtime->chip().cores);
     if (!self_test(*engine)) {
       const std::string because = "the NPU did not answer its self-test within " +
@@ -212,6 +265,9 @@ void open_engine(const EngineOptions& options) {
       give_up(engine, because);
       throw Error(ErrorKind::unavailable, because);
     }
+    const auto& [first, second] = engine->verdicts;
+    if (!first.right && !second.right && !first.wrong && !second.wrong)
+      throw Error(ErrorKind::device, first.problem);  // nothing works, and nothing was wrong
     engine->executor = std::make_unique<exec::Executor>(
         engine->runtime,
         exec::WindowLimits{.bytes = options.memory_limit, .files = files_allowed()},
@@ -229,13 +285,20 @@ void open_engine(const EngineOptions& options) {
          .window_bytes = options.memory_limit - std::min(kContextBytes, options.memory_limit),
          .cores = engine->options.cores},
         depths);
+    count_as_simulated(engine->runtime->is_simulated());
     state->set(std::move(engine));
     engine_state_ = EngineState::open;
-  } catch (const Error& error) {
-    make_unavailable(error.what());
-    throw;
-  } catch (const std::exception& error) {  // no thread, no host memory
-    make_unavailable(error.what());
+    openings_failed = 0;
+    return true;
+  } catch (const std::exception& error) {  // Error, or no thread, or no host memory
+    bool given_up = false;
+    {
+      const std::lock_guard fields(state->fields);
+      given_up = !state->given_up_because.empty();
+    }
+    if (loaded && !given_up) note_failed_opening();
+    make_unavailable(error.what(), given_up);
+    if (dynamic_cast<const Error*>(&error) != nullptr) throw;
     throw Error(ErrorKind::unavailable, error.what());
   }
 }
@@ -249,6 +312,7 @@ void close_engine() {
   engine_state_ = EngineState::closed;
   reset_limits();
   trust::reset();
+  openings_failed = 0;
   state->set(nullptr);
 }
 
@@ -264,7 +328,7 @@ Outcome multiply(const Product& product, const Settings& settings) noexcept {
     if (trust::is_off(element)) return {.reason = Reason::type_off};
     if (trust::quarantined()) return {.reason = Reason::quarantined};
     const auto plan = npublas::plan(product.shape, element, current_limits(element));
-    if (!plan) return {.reason = Reason::memory};
+    if (!plan) return {.reason = Reason::window};
     // Whoever demands the NPU waits for it; whoever wants the faster one, no longer than the CPU
     // takes.
     auto patience = engine->options.lock_patience;
@@ -272,7 +336,10 @@ Outcome multiply(const Product& product, const Settings& settings) noexcept {
       const double seconds = predict(*plan, product.in, product.out).cpu_seconds;
       patience = std::min(patience, std::chrono::milliseconds(std::int64_t(seconds * 1e3)));
     }
-    if (!engine->lock->acquire(patience)) return {.reason = Reason::busy};
+    if (!engine->lock->acquire(patience)) {
+      trust::note_busy();
+      return {.reason = Reason::busy};
+    }
     const std::shared_ptr<void> unlock(nullptr, [&](void*) { engine->lock->release(); });
     try {
       outcome = run(*engine, product, *plan);

@@ -41,6 +41,7 @@ Decision decide(const Settings& settings, DType in, DType out, const Shape& shap
 /// that a door can send small products to the CPU before it reads any setting.
 bool may_gain(const Shape& shape) noexcept;
 
+/// `closed` also when an unavailable engine may be tried again.
 EngineState engine_state() noexcept;
 /// Why the engine is unavailable, in words with the cure; empty otherwise.
 std::string unavailable_because();
@@ -59,14 +60,17 @@ struct EngineOptions {
   std::chrono::milliseconds run_patience{20000};  ///< then the device is given up
 };
 
-/// Loads the runtime, opens the device and puts every (type, core) to the test. Throws Error, and
-/// leaves the engine unavailable with that reason. Does nothing if it is open already.
-void open_engine(const EngineOptions& options);
+/// Loads the runtime, opens the device and puts every (type, core) to the test. False if another
+/// process holds the NPU; the engine stays closed then. Throws Error, and leaves the engine
+/// unavailable with that reason: for good if there is no runtime that can be used, and otherwise
+/// until it may be tried again, at once for the first three times, then after 1, 2, 4, ... 64 s.
+/// Does nothing if it is open already.
+bool open_engine(const EngineOptions& options);
 /// Frees everything and closes the device; an unavailable engine may be opened again. Throws
 /// Error(argument) while a product is under way.
 void close_engine();
-/// Marks a closed engine as unavailable without trying to open it.
-void make_unavailable(const std::string& because);
+/// Says why the engine is unavailable, in better words; `for_good` also if it was not tried.
+void make_unavailable(const std::string& because, bool for_good);
 
 /// What the engine is, for reports.
 struct EngineStatus {

@@ -38,8 +38,10 @@ std::string text_of(Reason reason, DType in) {
              "would take them for zero";
     case Reason::overflow:
       return "a sum left the range of float32";
+    case Reason::window:
+      return "not even one tile fits the memory window: raise memory_limit";
     case Reason::memory:
-      return "the NPU's memory window has no room for one tile: raise memory_limit";
+      return "the NPU has no memory left";
     case Reason::device_failed:
       return "the NPU failed twice in a row";
     case Reason::wrong_result:

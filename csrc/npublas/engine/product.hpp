@@ -40,7 +40,8 @@ enum class Reason : std::uint8_t {
   not_finite,        ///< NaN or infinity in the operands
   subnormal,         ///< values that the device flushes to zero
   overflow,          ///< a sum left the range of float32
-  memory,            ///< no room for one tile
+  window,            ///< not even one tile fits the memory window
+  memory,            ///< the device, or what is on loan of the window, has no memory left
   device_failed,     ///< a call failed, was retried, and failed again
   wrong_result,      ///< the device's answer failed its check
 };

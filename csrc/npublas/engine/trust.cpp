@@ -21,6 +21,8 @@ Failure* failure = new Failure;  // never destroyed, replaced in a forked child
 std::atomic<unsigned> off{0};    // a bit per Element
 std::atomic<int> failures{0};
 std::atomic<std::int64_t> quarantined_until{0};
+std::atomic<std::int64_t> busy_until{0};
+constexpr std::int64_t kSecond = 1'000'000'000;
 
 std::int64_t nanoseconds_now() {
   return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -32,6 +34,7 @@ void reset() {
   off = 0;
   failures = 0;
   quarantined_until = 0;
+  busy_until = 0;
 }
 
 void turn_off(Element element) { off |= 1u << int(element); }
@@ -49,8 +52,7 @@ void note_failure(const std::string& what) {
   }
   const int beyond = ++failures - kFailuresTolerated;
   if (beyond < 0) return;
-  quarantined_until =
-      nanoseconds_now() + (std::int64_t(1'000'000'000) << std::min(beyond, kMostDoublings));
+  quarantined_until = nanoseconds_now() + (kSecond << std::min(beyond, kMostDoublings));
 }
 
 bool quarantined() noexcept {
@@ -61,6 +63,13 @@ bool quarantined() noexcept {
 std::string last_failure() {
   const std::lock_guard lock(failure->mutex);
   return failure->text;
+}
+
+void note_busy() noexcept { busy_until = nanoseconds_now() + kSecond; }
+
+bool busy() noexcept {
+  const std::int64_t until = busy_until.load(std::memory_order_relaxed);
+  return until != 0 && nanoseconds_now() < until;
 }
 
 void restart_after_fork() {

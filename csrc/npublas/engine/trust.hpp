@@ -21,6 +21,10 @@ void note_failure(const std::string& what);
 bool quarantined() noexcept;
 std::string last_failure();
 
+/// Another process holds the NPU: for a second, only those who demand the NPU ask again.
+void note_busy() noexcept;
+bool busy() noexcept;
+
 /// For a forked child: forgets everything, without touching locks that may be held.
 void restart_after_fork();
 

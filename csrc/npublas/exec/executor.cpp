@@ -324,6 +324,7 @@ void Executor::multiply(Job& job, const Block& block, const Bench& bench) {
                                            to_string(context->shape()) + " " + name_of(element) +
                                            " product that is not zero.");
       if (floats && !unpacked.finite) return job.end(Ended::overflow);
+      if (unpacked.underflow) job.underflowed = true;
       if (job.stop) return;
     }
   }

@@ -99,7 +99,8 @@ Verdict test(const std::shared_ptr<device::Runtime>& runtime, Element element, i
         [](int k, int n) { return encode<T>(b_value(k, n)); });
     for (std::size_t i = 0; i < got.size(); ++i) {
       if (got[i] == expected[i]) continue;
-      return {.problem = "the known answer to a " + to_string(shape) + " " + name_of(element) +
+      return {.wrong = true,
+              .problem = "the known answer to a " + to_string(shape) + " " + name_of(element) +
                          " product on core " + std::to_string(core) + " is " +
                          std::to_string(expected[i]) + " at row " + std::to_string(i / kColumns) +
                          ", column " + std::to_string(i % kColumns) + ", and the NPU says " +

@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "npublas/base/half.hpp"
@@ -68,18 +69,21 @@ Unpacked unpack_floats(const float* surface, std::int64_t surface_rows,
   for (std::int64_t j = 0; j < target.columns; ++j)
     column_scales[std::size_t(j)] = std::ldexp(1.0, -column_exponents[j]);
   std::uint32_t any = 0;
-  bool finite = true;
+  bool finite = true, underflow = false;
   for_each(surface, surface_rows, target,
            [&](float sum, std::byte* to, std::int64_t row, std::int64_t column) {
              any |= std::bit_cast<std::uint32_t>(sum) & 0x7fffffffu;
-             T value =
-                 T(double(sum) * row_scales[std::size_t(row)] * column_scales[std::size_t(column)]);
+             const double scaled =
+                 double(sum) * row_scales[std::size_t(row)] * column_scales[std::size_t(column)];
+             T value = T(scaled);
+             underflow |=
+                 std::fabs(value) < std::numeric_limits<T>::min() && double(value) != scaled;
              // A zero is +0 whatever its terms' signs, as a sum that starts at +0 is.
              value += accumulate ? read<T>(to) : T(0);
              finite &= std::isfinite(float(value));
              write(to, value);
            });
-  return {.finite = finite, .zero = any == 0};
+  return {.finite = finite, .underflow = underflow, .zero = any == 0};
 }
 
 }  // namespace

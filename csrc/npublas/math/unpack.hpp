@@ -24,8 +24,9 @@ struct Target {
 
 /// What was seen while unpacking.
 struct Unpacked {
-  bool finite = true;  ///< no sum is NaN or infinite (integers: always true)
-  bool zero = true;    ///< every element of the surface that was read is zero
+  bool finite = true;      ///< no sum is NaN or infinite (integers: always true)
+  bool underflow = false;  ///< a float32 sum lost bits because it is subnormal, or became zero
+  bool zero = true;        ///< every element of the surface that was read is zero
 };
 
 /// Adds (`accumulate`) or stores the surface of `surface_rows` rows. Integers are added modulo 2^8
