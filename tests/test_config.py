@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import subprocess
 import sys
 import threading
+import typing
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import npublas
-from npublas import _config
+from npublas import _config, _environment
 
 CHOICES = {
     "device": ["auto", "npu", "cpu"],
@@ -109,16 +113,20 @@ def test_one_wrong_setting_leaves_all_as_they_were():
     ("given", "bytes_"),
     [
         ("auto", "auto"),
-        (1, 1),
         (8 << 20, 8 << 20),
+        (np.int64(8 << 20), 8 << 20),
+        (256 << 10, 256 << 10),
+        (1 << 40, 1 << 40),
+        ("1 TiB", 1 << 40),
+        ("256.0001KiB", (256 << 10)),
         ("512MiB", 512 << 20),
         ("1.5 GiB", 3 << 29),
-        ("64kib", 64 << 10),
+        ("512kib", 512 << 10),
         ("3MB", 3_000_000),
         ("2 GB", 2_000_000_000),
-        ("1kB", 1000),
-        ("77B", 77),
-        ("4096", 4096),
+        ("300kB", 300_000),
+        ("300001B", 300_001),
+        ("524288", 524288),
     ],
 )
 def test_a_memory_limit_is_bytes_or_a_text_with_a_unit(given, bytes_):
@@ -127,14 +135,39 @@ def test_a_memory_limit_is_bytes_or_a_text_with_a_unit(given, bytes_):
 
 
 @pytest.mark.parametrize(
-    "value", [0, -1, True, 1.5, "", "lots", "1 TiB", "-1MiB", "0", "MiB", b"1"]
+    "value",
+    [
+        *(0, -1, True, 1.5e6, "", "lots", "1 PiB", "-1MiB", "0", "MiB", b"1", "٣MB", "3\u212aiB"),
+        *(1, 4096, (256 << 10) - 1, "255.9KiB", (1 << 40) + 1, "1.0000000000001TiB"),
+        *(10**30, "9" * 400, np.bool_(True), np.zeros(2)),
+    ],
+    ids=lambda value: repr(value)[:20],
 )
 def test_a_wrong_memory_limit_is_an_error_with_an_example(value):
-    with pytest.raises(npublas.ConfigurationError, match=r"memory_limit must be 'auto'.*'512MiB'"):
+    with pytest.raises(
+        npublas.ConfigurationError, match=r"'auto', or from 256 KiB to 1 TiB.*'512MiB'"
+    ):
         npublas.set_config(memory_limit=value)
 
 
-@pytest.mark.parametrize("value", [0, 4, -1, True, "2", 1.0])
+def test_a_number_that_python_would_not_write_is_refused_like_others():
+    with pytest.raises(npublas.ConfigurationError, match=r"not (an integer of|10000.*\.\.\.)"):
+        npublas.set_config(memory_limit=10**5000)
+    with pytest.raises(npublas.ConfigurationError, match=r"not '9999.*\.\.\."):
+        npublas.set_config(memory_limit="9" * 5000)
+
+
+def test_cores_may_be_an_integer_of_numpys():
+    npublas.set_config(cores=np.int64(2))
+    assert type(current("cores")) is int and current("cores") == 2
+
+
+@pytest.mark.parametrize("function", [npublas.set_config, npublas.config_context])
+def test_type_checkers_refuse_unknown_names(function):
+    assert typing.get_type_hints(function)["unknown"] is typing.NoReturn
+
+
+@pytest.mark.parametrize("value", [0, 4, -1, True, np.True_, "2", 1.0])
 def test_cores_are_one_two_or_three(value):
     with pytest.raises(npublas.ConfigurationError, match="cores must be 1, 2 or 3, not"):
         npublas.set_config(cores=value)
@@ -232,6 +265,41 @@ def test_wrap_carries_the_settings_into_a_thread_pool():
     with pytest.raises(TypeError):
         wrapped()
     assert current("device") == "auto"
+
+
+async def a_coroutine():
+    return 1
+
+
+def a_generator():
+    yield 1
+
+
+async def an_asynchronous_generator():
+    yield 1
+
+
+class AsyncCallable:
+    async def __call__(self):
+        return 1
+
+
+@pytest.mark.parametrize("take", [npublas.wrap, npublas.config_context(device="cpu")])
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (a_coroutine, "a coroutine function.*with npublas.config_context"),
+        (functools.partial(a_coroutine), "a coroutine function"),
+        (AsyncCallable(), "a coroutine function"),
+        (a_generator, "a generator function"),
+        (an_asynchronous_generator, "an? asynchronous generator function"),
+        (None, "needs a function, not NoneType"),
+        ("f", "needs a function, not str"),
+    ],
+)
+def test_what_would_run_after_its_call_is_refused(take, function, message):
+    with pytest.raises(TypeError, match=message):
+        take(function)
 
 
 def test_int8_precision_is_not_for_the_whole_process():
@@ -345,8 +413,36 @@ print(npublas.counters().reasons[0].text)"""
     assert run(program, NPUBLAS_DEVICE="cpu").stdout == 'device="cpu" was asked for\n'
 
 
+OTHERS = ["lock_file", "lock_timeout", "run_timeout", "trial_timeout", "unsupported_runtime"]
+OTHERS += ["verbose"]
+
+
+def test_every_variable_of_npublas_is_accepted_and_in_the_documentation():
+    limits = {"NPUBLAS_LOCK_TIMEOUT": "0", "NPUBLAS_RUN_TIMEOUT": "86400"}
+    limits |= {"NPUBLAS_TRIAL_TIMEOUT": "0.001", "NPUBLAS_LOCK_FILE": "/nowhere/lock"}
+    limits |= {"NPUBLAS_UNSUPPORTED_RUNTIME": "1", "NPUBLAS_VERBOSE": "0"}
+    done = run(**limits, NPUBLAS_SIMULATOR_LOG="0", NPUBLAS_TEST_MODEL="x")
+    assert done.returncode == 0, done.stderr
+    listed = run(NPUBLAS_DEVISE="cpu").stderr.strip().rsplit("it has ")[-1].split(", ")
+    assert listed == sorted(
+        f"NPUBLAS_{name.upper()}" for name in [*CHOICES, *PROCESS_ONLY, *OTHERS]
+    )
+    document = Path(__file__).parents[1] / "docs" / "configuration.md"
+    table = document.read_text().partition("## From the environment")[2]
+    for name in listed:
+        assert f"\n| `{name}` |" in table
+
+
+def test_a_timeout_is_read_again_when_it_is_needed(monkeypatch):
+    monkeypatch.setenv("NPUBLAS_RUN_TIMEOUT", "0")
+    with pytest.raises(npublas.ConfigurationError, match=r"NPUBLAS_RUN_TIMEOUT=0: .*more than 0"):
+        _environment.seconds("NPUBLAS_RUN_TIMEOUT", 20.0)
+    monkeypatch.setenv("NPUBLAS_RUN_TIMEOUT", "3.5")
+    assert _environment.seconds("NPUBLAS_RUN_TIMEOUT", 20.0) == 3.5
+
+
 def test_an_empty_variable_counts_as_not_set():
-    names = [*CHOICES, *PROCESS_ONLY, "verbose"]
+    names = [*CHOICES, *PROCESS_ONLY, *OTHERS, "devise"]
     done = run(**{f"NPUBLAS_{name.upper()}": "" for name in names})
     assert npublas.Config(**json.loads(done.stdout)) == npublas.Config()
 
@@ -363,7 +459,18 @@ def test_an_empty_variable_counts_as_not_set():
         ("MEMORY_LIMIT", "much", "'512MiB'"),
         ("CORES", "4", "1, 2 or 3"),
         ("CORES", "two", "1, 2 or 3"),
+        ("CORES", "٣", "1, 2 or 3"),
+        ("CORES", "9" * 5000, "1, 2 or 3"),
+        ("MEMORY_LIMIT", "4096", "256 KiB to 1 TiB"),
         ("VERBOSE", "yes", "0 or 1"),
+        ("UNSUPPORTED_RUNTIME", "yes", "0 or 1"),
+        ("LOCK_TIMEOUT", "-1", "seconds, at least 0 and at most 86400"),
+        ("LOCK_TIMEOUT", "soon", "seconds, at least 0 and at most 86400"),
+        ("RUN_TIMEOUT", "0", "seconds, more than 0 and at most 86400"),
+        ("RUN_TIMEOUT", "nan", "seconds, more than 0 and at most 86400"),
+        ("TRIAL_TIMEOUT", "0.0", "seconds, more than 0 and at most 86400"),
+        ("TRIAL_TIMEOUT", "86401", "seconds, more than 0 and at most 86400"),
+        ("DEVISE", "cpu", "it has NPUBLAS_CORES, NPUBLAS_DEVICE, "),
     ],
 )
 def test_a_wrong_variable_is_named_with_its_value_and_the_right_ones(variable, value, right):

@@ -130,8 +130,8 @@ def test_results_do_not_depend_on_cores_window_or_height():
 
 
 def test_a_window_without_room_for_a_tile_falls_back_with_the_reason():
-    npublas.set_config(memory_limit=64 * 1024)
-    a, b = operands(8, 3000, 8)
+    npublas.set_config(memory_limit="256KiB")
+    a, b = operands(8, 8192, 8)  # a tile of B alone would take 512 KiB
     result = npublas.matmul(a, b, device="npu", precision="float16")
     np.testing.assert_array_equal(result, np.matmul(a, b))
     assert "memory_limit" in npublas.counters().reasons[0].text

@@ -15,22 +15,34 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
-import re
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import Token
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from npublas import _ufuncs
-from npublas._types import Device, Float64, MemoryLimit, OnFallback, Precision, Runtime
+from npublas import _environment, _ufuncs
+from npublas._types import (
+    MAX_CORES,
+    Device,
+    Float64,
+    MemoryLimit,
+    OnFallback,
+    Precision,
+    Runtime,
+    read_cores,
+    read_memory_limit,
+    read_runtime,
+)
 from npublas.errors import ConfigurationError
 
 __all__ = ["Config", "config_context", "get_config", "on_process_change", "set_config", "wrap"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 # The settings that a loop reads, with their values in the order of the C++ enumerations.
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -46,15 +58,15 @@ _OVERRIDE_SHIFT = 8
 
 # The settings of the one engine that a process has.
 _PROCESS_ONLY = ("runtime", "memory_limit", "cores")
-_MAX_CORES = 3  # of the RK3588's NPU
-
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 @dataclass(frozen=True)
 class Config:
-    """The settings that hold; `get_config` returns one."""
+    """The settings that hold, as `get_config` returns them.
+
+    It is only returned: nothing takes one, and making one checks no value. `set_config` and
+    `config_context` check what they are given.
+    """
 
     device: Device = "auto"
     precision: Precision = "float32"
@@ -62,7 +74,7 @@ class Config:
     on_fallback: OnFallback = "allow"
     runtime: str = "auto"
     memory_limit: int | str = "auto"  # bytes
-    cores: int = _MAX_CORES
+    cores: int = MAX_CORES
 
     def to_dict(self) -> dict[str, Any]:
         """The settings by name."""
@@ -78,7 +90,7 @@ def set_config(
     runtime: Runtime | None = None,
     memory_limit: MemoryLimit | None = None,
     cores: int | None = None,
-    **unknown: object,
+    **unknown: NoReturn,
 ) -> None:
     """Change settings for the whole process, all threads at once.
 
@@ -105,7 +117,7 @@ def set_config(
     memory_limit : int or str
         The largest amount of memory that the NPU may take, in bytes or as ``'512MiB'``, or
         ``'auto'`` (the start): the smallest of 1 GiB, a quarter of the available memory and the
-        cgroup's limit.
+        cgroup's limit, but at least 8 MiB. From 256 KiB to 1 TiB.
     cores : int
         How many of the NPU's cores are used, 1 to 3 (the start).
 
@@ -170,12 +182,13 @@ def config_context(
     precision: Precision | None = None,
     float64: Float64 | None = None,
     on_fallback: OnFallback | None = None,
-    **unknown: object,
+    **unknown: NoReturn,
 ) -> _ConfigContext:
     """Change settings for a ``with`` block and what it calls; also a decorator.
 
     The change is seen by this thread or task only; `wrap` carries it into other threads. Contexts
-    nest, and what is left out (or None) stays as it is around them.
+    nest, and what is left out (or None) stays as it is around them. As a decorator it takes
+    functions that run when they are called; in a coroutine or a generator, use the block.
 
     Parameters
     ----------
@@ -221,11 +234,17 @@ def wrap(function: Callable[P, T]) -> Callable[P, T]:
     Parameters
     ----------
     function : callable
+        Not a coroutine function or a generator function: what they return runs later.
 
     Returns
     -------
     callable
         With the same arguments and result.
+
+    Raises
+    ------
+    TypeError
+        If `function` can't be called, or its body does not run when it is called.
 
     Examples
     --------
@@ -237,6 +256,7 @@ def wrap(function: Callable[P, T]) -> Callable[P, T]:
     ...     pool.submit(device).result(), pool.submit(npublas.wrap(device)).result()
     ('auto', 'cpu')
     """
+    _check_runs_when_called("wrap()", function)
     override = _ufuncs.override.get(0)
 
     @functools.wraps(function)
@@ -275,12 +295,32 @@ class _ConfigContext(contextlib.ContextDecorator):
     def __exit__(self, *exception: object) -> None:
         _ufuncs.override.reset(self._tokens.pop())
 
+    def __call__(self, func: F) -> F:
+        _check_runs_when_called("config_context() as a decorator", func)
+        return super().__call__(func)
+
     def _recreate_cm(self) -> _ConfigContext:
         return _ConfigContext(self._changes)  # a decorated function may run in many threads
 
     def __repr__(self) -> str:
         changes = ", ".join(f"{name}={value!r}" for name, value in self._changes.items())
         return f"config_context({changes})"
+
+
+def _check_runs_when_called(caller: str, function: object) -> None:
+    """Refuse what would run after the settings are gone."""
+    if not callable(function):
+        raise TypeError(f"{caller} needs a function, not {type(function).__name__}")
+    for test, kind in (
+        (inspect.iscoroutinefunction, "coroutine"),
+        (inspect.isgeneratorfunction, "generator"),
+        (inspect.isasyncgenfunction, "asynchronous generator"),
+    ):
+        if test(function) or test(function.__call__):
+            raise TypeError(
+                f"{caller} can't change the settings of a {kind} function, which runs after the "
+                "call has returned: use `with npublas.config_context(...)` inside it"
+            )
 
 
 def packed(*, precision: Precision | None = None, device: Device | None = None) -> int:
@@ -335,7 +375,8 @@ def _checked_value(
     name: str, value: object, choices: Mapping[str, tuple[str, ...]] = _CHOICES
 ) -> object:
     if name not in choices:
-        return {"runtime": _runtime, "memory_limit": _memory_limit, "cores": _cores}[name](value)
+        readers = {"runtime": read_runtime, "memory_limit": read_memory_limit, "cores": read_cores}
+        return readers[name](value)
     if isinstance(value, str) and value in choices[name]:
         return value
     *first, last = map(repr, choices[name])
@@ -343,42 +384,6 @@ def _checked_value(
     if isinstance(value, str) and value in _CHOICES[name]:
         error += f"; that is for a config_context({name}={value!r}) or a single call"
     raise ConfigurationError(error)
-
-
-def _runtime(value: object) -> str:
-    if isinstance(value, (str, os.PathLike)):
-        path = os.fspath(cast("str | os.PathLike[str]", value))
-        if isinstance(path, str) and (
-            path in ("auto", "simulator") or os.sep in path or ".so" in path
-        ):
-            return path
-    raise ConfigurationError(
-        f"runtime must be 'auto', 'simulator' or the path of a library, not {value!r}"
-    )
-
-
-def _memory_limit(value: object) -> int | str:
-    if value == "auto":
-        return "auto"
-    size: float = -1
-    if isinstance(value, int) and not isinstance(value, bool):
-        size = value
-    elif isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value, re.IGNORECASE)
-        if match and match[2].lower() in _UNITS:
-            size = float(match[1]) * _UNITS[match[2].lower()]
-    if size < 1:
-        raise ConfigurationError(
-            "memory_limit must be 'auto', a number of bytes or a text such as '512MiB' "
-            f"(units: B, kB, MB, GB, KiB, MiB, GiB), not {value!r}"
-        )
-    return int(size)
-
-
-def _cores(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MAX_CORES:
-        raise ConfigurationError(f"cores must be 1, 2 or 3, not {value!r}")
-    return value
 
 
 def _from_environment(environment: Mapping[str, str]) -> tuple[Config, bool]:
@@ -389,26 +394,22 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[Config, bool]:
     ConfigurationError
         That names the variable, its value, and the values that it may have.
     """
+    settings = {f"NPUBLAS_{name.upper()}": name for name in (*_CHOICES, *_PROCESS_ONLY)}
+    _environment.check(environment, settings)
     changes: dict[str, Any] = {}
-    for name in (*_CHOICES, *_PROCESS_ONLY):
-        variable = f"NPUBLAS_{name.upper()}"
+    for variable, name in settings.items():
         text = environment.get(variable, "")
         if not text:
             continue
-        value = int(text) if name == "cores" and text.isdecimal() else text
+        digit = name == "cores" and len(text) == 1 and text.isascii() and text.isdigit()
         try:
-            changes[name] = _checked_value(name, value, _PROCESS_CHOICES)
+            changes[name] = _checked_value(name, int(text) if digit else text, _PROCESS_CHOICES)
         except ConfigurationError as error:
             raise ConfigurationError(f"environment variable {variable}={text}: {error}") from None
     if changes.get("runtime") not in (None, "simulator"):
         # A path in the environment says where "auto" looks first, and "auto" takes no simulator.
         del changes["runtime"]
-    verbose = environment.get("NPUBLAS_VERBOSE", "")
-    if verbose not in ("", "0", "1"):
-        raise ConfigurationError(
-            f"environment variable NPUBLAS_VERBOSE={verbose}: verbose must be 0 or 1"
-        )
-    return Config(**changes), verbose == "1"
+    return Config(**changes), _environment.switch("NPUBLAS_VERBOSE", environment)
 
 
 def _restart_after_fork() -> None:

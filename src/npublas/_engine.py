@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
 import tempfile
 import threading
@@ -97,7 +98,7 @@ def memory_limit(config: Config) -> int:
 
 
 def _milliseconds(variable: str, default: float) -> int:
-    return round(1000 * seconds(variable, default))
+    return math.ceil(1000 * seconds(variable, default))  # a short time is not none
 
 
 def _process_change(old: Config, new: Config) -> None:
