@@ -23,7 +23,7 @@ Runtime: TypeAlias = str | os.PathLike[str]
 MemoryLimit: TypeAlias = int | str
 
 MAX_CORES = 3  # of the RK3588's NPU
-# Below this hardly any product has room for its tiles, and no board has more memory than that.
+# The smallest tiles of the deepest products take 84 KiB; no board has more memory than the latter.
 MIN_MEMORY, MAX_MEMORY = 1 << 18, 1 << 40
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
