@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import npublas
-from npublas import _core, _info, _library, _machine
+from npublas import _core, _engine, _info, _library, _machine, cli
 from npublas._library import Diagnosis
 from npublas._machine import Clock, Library, Machine, Node
+from npublas.testing import simulator
 
 
 @pytest.fixture
@@ -100,6 +101,39 @@ def test_the_simulator_is_available_everywhere_and_called_simulated() -> None:
     assert info.engine["state"] == "open"
     assert "simulated" in info.versions.versions["runtime"]
     assert "simulated" in info.versions.versions["driver"]
+
+
+def open_while_every_answer_is_zero(first: int) -> None:
+    """The self-test's runs from `first` on come back as zeros, with success."""
+    npublas.set_config(runtime="simulator")
+    _engine.close_engine()
+    try:
+        with simulator.fault("zeros", nth=first, count=0):
+            _engine.open_engine()
+    finally:
+        simulator.reset()
+
+
+def test_an_npu_that_is_trusted_with_no_type_is_none() -> None:
+    open_while_every_answer_is_zero(first=1)
+    available = npublas.is_available()
+    assert not available
+    assert available.tested and available.simulated
+    assert "the simulated NPU failed the self-test of every type" in available.cause
+    assert "int8: the known answer" in available.cause
+    assert "float16: the known answer" in available.cause
+    assert "passed" not in repr(npublas.info())
+    assert cli.main(["info"]) == 1
+
+
+def test_a_type_that_is_off_is_named_and_the_rest_is_available() -> None:
+    open_while_every_answer_is_zero(first=13)  # after the answers in int8
+    available = npublas.is_available()
+    assert available
+    assert list(available.types_off) == ["float16"]
+    assert "(float16 is off: the known answer" in repr(available)
+    assert "passed" not in repr(available)
+    assert cli.main(["info"]) == 0
 
 
 def test_nothing_is_opened_printed_or_loaded(capfd: pytest.CaptureFixture[str]) -> None:

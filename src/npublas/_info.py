@@ -11,7 +11,7 @@ import platform
 import resource
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
@@ -22,6 +22,10 @@ from npublas._machine import Clock, Machine
 from npublas._version import __version__
 
 _FEW_FILES = 4096  # the runtime takes a file descriptor per buffer
+_SELF_TEST_CURE = (
+    "Runtime librknnrt 2.3.2 with driver 0.9.8 is known to answer rightly; show_versions() names "
+    "yours."
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,9 @@ class Availability:
     tested : bool
         True if the engine has been opened and has answered its self-tests, or has failed. False if
         the answer is from the outside only.
+    types_off : dict of str to str
+        The types whose products stay on the CPU because their self-test failed, and how it did. If
+        that is all of them there is no NPU to speak of, and `available` is false.
     """
 
     available: bool
@@ -45,6 +52,7 @@ class Availability:
     cause: str
     cure: str
     tested: bool
+    types_off: dict[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Tell whether there is an NPU that can be used."""
@@ -59,6 +67,8 @@ class Availability:
             return f"npublas: no NPU: {' '.join(filter(None, (_sentence(self.cause), self.cure)))}"
         what = "a simulated NPU" if self.simulated else "an NPU"
         how = "it has passed its self-tests" if self.tested else "not opened yet"
+        if self.types_off:
+            how = "; ".join(f"{name} is off: {why}" for name, why in self.types_off.items())
         return f"npublas: there is {what} ({how})"
 
 
@@ -254,13 +264,24 @@ def _availability(
     found = _library.diagnose(machine, runtime)
     simulated = runtime == "simulator" or bool(found.library and found.library.simulated)
     if status["state"] == "open":
-        return Availability(True, bool(status["simulated"]), "", "", True)
+        return _opened(bool(status["simulated"]), status.get("type_problems") or {})
     if status["state"] == "unavailable":
         # In the engine's words, which hold the diagnosis if there was one.
-        return Availability(False, False, str(status["unavailable_because"]), "", True)
+        return Availability(False, simulated, str(status["unavailable_because"]), "", True)
     if found:
         return Availability(False, False, found.cause, found.cure, False)
     return Availability(True, simulated, "", "", False)
+
+
+def _opened(simulated: bool, problems: dict[str, str]) -> Availability:
+    """What the self-tests have left: an NPU that is trusted with no type is none."""
+    off = {name: why for name, why in problems.items() if why}
+    if off and len(off) == len(problems):
+        npu = "the simulated NPU" if simulated else "the NPU"
+        each = "; ".join(f"{name}: {why}" for name, why in off.items())
+        cause = f"{npu} failed the self-test of every type ({each})"
+        return Availability(False, simulated, cause, _SELF_TEST_CURE, True, off)
+    return Availability(True, simulated, "", "", True, off)
 
 
 def _versions(settings: dict[str, Any], status: dict[str, Any], machine: Machine) -> Versions:
