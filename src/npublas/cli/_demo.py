@@ -16,6 +16,7 @@ import numpy as np
 import npublas
 from npublas.cli import _model
 from npublas.cli._embeddings import Embeddings, closest, closest_pairs, embed
+from npublas.cli._failure import Failure
 from npublas.cli._products import Product, npu_name, square_products
 from npublas.cli._terminal import WIDTH, say, shorten, table, wrap
 
@@ -55,15 +56,28 @@ def shipped_texts() -> list[str]:
 def choose_device() -> None:
     """Takes the simulator where there is no NPU, and says so."""
     say(f"npublas {npublas.__version__}, NumPy {np.__version__}")
-    npu = npublas.is_available()
-    if not npu:
-        npublas.set_config(runtime="simulator")
-        cause = npu.cause.rstrip(".")
+    if problem := _try_npu():
+        cause = problem.rstrip(".")
         say(*wrap(f"There is no NPU here: {cause}. (`npublas info` says more.)", indent=""))
-    # Opens it: until then nobody knows whether what the settings name is an NPU.
-    npublas.matmul(np.eye(2, dtype=np.float16), np.eye(2, dtype=np.float16), device="npu")
+        npublas.set_config(runtime="simulator")
+        if problem := _try_npu():
+            raise Failure(f"The simulator can't be used either: {problem}")
     if npublas.counters().simulated:
         say("The simulator stands in for it: the numbers are an NPU's, the times are not.")
+
+
+def _try_npu() -> str:
+    """Opens what the settings name; returns why there is nothing to compute on, or ""."""
+    npu = npublas.is_available()
+    if npu:
+        # What looks like an NPU from outside is one if it computes.
+        try:
+            one = np.eye(2, dtype=np.float16)
+            npublas.matmul(one, one, device="npu")
+        except npublas.NpuError as error:
+            return str(error)
+        npu = npublas.is_available()
+    return "" if npu else npu.cause
 
 
 def products_page(products: list[Product], size: int) -> list[str]:
