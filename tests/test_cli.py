@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import npublas
-from npublas import _info, cli
+from npublas import _engine, _info, cli
 from npublas.cli import _terminal
 from npublas.cli._failure import Failure
 
@@ -102,6 +102,35 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     os.close(write)
     assert ended.stderr == b""
     assert ended.returncode == 1
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["--version"], ["demo", "--help"]])
+def test_a_full_disk_is_one_line_on_stderr_and_code_1(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "npublas", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},
+            check=False,
+        )
+    assert ended.returncode == 1
+    (line,) = ended.stderr.split("\n")[1:-1]
+    assert line.startswith("npublas") and "No space left" in line
+
+
+def test_a_setting_that_cannot_be_is_one_line_and_code_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    npublas.set_config(runtime="simulator")
+    _engine.close_engine()
+    monkeypatch.setenv("NPUBLAS_LOCK_TIMEOUT", "soon")
+    assert cli.main(["demo"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        error.startswith("\nnpublas demo: NPUBLAS_LOCK_TIMEOUT must be") and error.count("\n") == 2
+    )
 
 
 def test_a_missing_model_is_a_message_and_code_1(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -17,22 +18,40 @@ from npublas.cli._terminal import say
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
-    parsed = _parser().parse_args(arguments)
+    name = "npublas"
     try:
+        parsed = _parse(arguments)
+        name = f"npublas {parsed.command}"
         if parsed.command == "info":
-            report = _info.info()
-            say(str(report))
+            say(str(_info.info()))
             return 0 if npublas.is_available() else 1
         return _demo.run([_readable(text) for text in parsed.sentences], parsed.model)
+    except npublas.ConfigurationError as error:
+        print(f"\n{name}: {error}", file=sys.stderr)
+        return 2  # as wrong arguments
     except (Failure, npublas.NpuError) as error:
-        print(f"\nnpublas {parsed.command}: {error}", file=sys.stderr)
+        print(f"\n{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130  # what a shell reports of a command that was interrupted
-    except BrokenPipeError:
-        # The reader (`| head`) has gone. Nothing may be flushed to it at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # Of a reader (`| head`) that has gone nothing is said.
+        if not isinstance(error, BrokenPipeError):
+            print(f"\n{name}: {error}", file=sys.stderr)
+        # What could not be written must not be tried again when Python ends.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; SystemExit if they are wrong or ask for help or the version."""
+    try:
+        return _parser().parse_args(arguments)
+    except SystemExit:
+        if sys.stdout is not None:
+            sys.stdout.flush()  # argparse prints and leaves it to the exit to find a full disk
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
