@@ -16,6 +16,7 @@ import pytest
 
 import npublas
 from npublas import _engine, _log, _ufuncs
+from npublas.testing import simulator
 
 A = np.eye(4, dtype=np.int32)
 STACK, OTHERS = np.ones((3, 1, 4, 4), np.int32)[::-1], np.ones((1, 5, 4, 4), np.int32)[:, ::2]
@@ -201,6 +202,36 @@ npublas.matmul(a[0].astype("f8"), a[0].T, device="npu")
     assert second.startswith("npublas: int8 (4, 5) @ (5, 4): ")
     assert second.endswith(" ms on the CPU (predicted to be faster on the CPU)")
     assert "operands are float64" in third
+
+
+def test_verbose_lines_are_not_repeated_by_a_program_that_configures_logging():
+    program = """
+import logging, numpy as np, npublas
+logging.basicConfig(level=logging.INFO)
+npublas.matmul(np.eye(4, dtype="i1"), np.eye(4, dtype="i1"), device="cpu")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "NPUBLAS_VERBOSE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("npublas: int8 (4, 4) @ (4, 4): ")
+
+
+def test_what_a_simulated_npu_did_is_called_simulated(caplog):
+    caplog.set_level(logging.INFO, "npublas")
+    npublas.set_config(runtime="simulator")
+    a = np.eye(64, dtype=np.int8)
+    _engine.open_engine()
+    with simulator.fault("submit_failure", count=0):
+        npublas.matmul(a, a, device="npu")
+    (record,) = caplog.records
+    assert ": simulated NPU: " in record.getMessage()
+    assert "dmesg" in record.getMessage()
+    _engine.close_engine()
 
 
 def test_lines_can_be_turned_on_and_off(capsys):

@@ -27,6 +27,10 @@ def fallback(reason: str, detail: str, on_fallback: str) -> None:
     FallbackError
         If `on_fallback` is "error".
     """
+    if on_fallback == "allow" and not _logger.isEnabledFor(logging.INFO):
+        return
+    if detail and _core.engine_status()["simulated"]:
+        detail = f"simulated NPU: {detail}"  # it advises what helps with a real one
     because = f"{reason}: {detail}" if detail else reason
     if on_fallback == "error":
         raise FallbackError(
@@ -56,6 +60,8 @@ def set_verbose(verbose: bool) -> None:
     """Write one line per product to stderr, or stop it."""
     for handler in _products.handlers[:]:
         _products.removeHandler(handler)
+    # A program that configures logging would show each line a second time.
+    _products.propagate = not verbose
     if verbose:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("npublas: %(message)s"))
