@@ -524,3 +524,28 @@ def test_a_c_program_for_the_vendors_library_runs_unchanged(tmp_path):
         "dynamic shapes: right",
     ]
     assert done.stderr == ""
+
+
+def test_a_setting_takes_no_fraction_and_no_number_beyond_64_bits():
+    with pytest.raises(TypeError):
+        simulator.set("strict", 1.7)
+    with pytest.raises(ValueError, match="does not take"):
+        simulator.set("fd_limit", 2**64 + 5)
+    assert simulator.setting("strict") == 0
+    assert simulator.setting("fd_limit") == 1024
+
+
+def test_a_name_with_a_nul_is_no_name():
+    for ask in (simulator.setting, simulator.fired, simulator.arm, simulator.disarm):
+        name = "strict" if ask is simulator.setting else "zeros"
+        with pytest.raises(ValueError, match="the simulator has no"):
+            ask(f"{name}\0x")
+    with pytest.raises(ValueError, match="the simulator has no setting"):
+        simulator.set("strict\0x", 1)
+    with pytest.raises(ValueError, match="does not take"):
+        simulator.set("isa", "baseline\0x")
+
+
+def test_kinds_of_names_are_listed_to_who_asks_for_another():
+    with pytest.raises(ValueError, match="'settings'; the kinds are setting, fault, counter"):
+        simulator.names("settings")

@@ -22,6 +22,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,8 @@ __all__ = [
 ]
 
 LIBRARY_NAME = "libnpublas_simulator.so"
+
+_KINDS = ("setting", "fault", "counter")
 
 
 def path() -> Path:
@@ -117,11 +120,18 @@ def names(kind: str) -> list[str]:
     ----------
     kind : {"setting", "fault", "counter"}
 
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+
     Examples
     --------
     >>> names("setting")[:2]
     ['strict', 'bind_syncs']
     """
+    if kind not in _KINDS:
+        raise ValueError(f"there are no names of kind {kind!r}; the kinds are {', '.join(_KINDS)}")
     lister = getattr(library(), f"npublas_simulator_{kind}_name")
     found: list[str] = []
     while (name := lister(len(found))) is not None:
@@ -131,9 +141,19 @@ def names(kind: str) -> list[str]:
 
 def _ask(function: str, kind: str, name: str) -> int:
     value = ctypes.c_int64()
-    if getattr(library(), f"npublas_simulator_{function}")(name.encode(), ctypes.byref(value)):
+    status = getattr(library(), f"npublas_simulator_{function}")(
+        _encoded(kind, name), ctypes.byref(value)
+    )
+    if status:
         raise _unknown(kind, name)
     return value.value
+
+
+def _encoded(kind: str, name: str) -> bytes:
+    """The name for C, which would read it up to its first NUL only."""
+    if "\0" in name:
+        raise _unknown(kind, name)
+    return name.encode(errors="replace")  # no name has what UTF-8 can't encode
 
 
 def _unknown(kind: str, name: str) -> ValueError:
@@ -162,15 +182,22 @@ def set(name: str, value: int | str) -> None:
 
     Raises
     ------
+    TypeError
+        If the value is neither an integer nor a str: 1.7 would silently be 1.
     ValueError
         If there is no such setting, or if it does not take the value.
     """
     setting(name)  # or it raises
     if isinstance(value, str):
-        status = library().npublas_simulator_set_text(name.encode(), value.encode())
+        # C would read the word up to its first NUL only.
+        refused = "\0" in value or library().npublas_simulator_set_text(
+            name.encode(), value.encode(errors="replace")
+        )
     else:
-        status = library().npublas_simulator_set(name.encode(), int(value))
-    if status:
+        number = operator.index(value)
+        # ctypes would cut the number to 64 bits.
+        refused = number.bit_length() > 63 or library().npublas_simulator_set(name.encode(), number)
+    if refused:
         raise ValueError(f"the simulator's setting {name!r} does not take {value!r}")
 
 
@@ -206,7 +233,7 @@ def arm(kind: str, nth: int = 1, count: int = 1) -> None:
     count : int
         0 means from then on.
     """
-    if library().npublas_simulator_arm(kind.encode(), nth, count):
+    if library().npublas_simulator_arm(_encoded("fault", kind), nth, count):
         if kind not in names("fault"):
             raise _unknown("fault", kind)
         raise ValueError(f"nth={nth} must be at least 1 and count={count} at least 0")
@@ -214,7 +241,7 @@ def arm(kind: str, nth: int = 1, count: int = 1) -> None:
 
 def disarm(kind: str) -> None:
     """Switch a fault off."""
-    if library().npublas_simulator_disarm(kind.encode()):
+    if library().npublas_simulator_disarm(_encoded("fault", kind)):
         raise _unknown("fault", kind)
 
 
