@@ -215,9 +215,9 @@ bool worth_blocks(DType in, const Shape& shape) {
   // Where NumPy's own loop is slower than the conversions and a call of the float32 loop for each
   // block: it needs 0.5 ns for a multiplication in int8, 3 ns in float16 (x86-64). A short depth or
   // few results use each converted value too seldom.
+  if (in != DType::float16 && in != DType::int8 && in != DType::uint8) return false;
   const double work = double(shape.m) * double(shape.k) * double(shape.n);
   if (in == DType::float16) return work >= 512;
-  if (in != DType::int8 && in != DType::uint8) return false;
   return work >= 4096 && shape.k >= 8 && shape.m * shape.n >= 8;
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <deque>
 #include <string>
 #include <vector>
 
@@ -152,7 +151,7 @@ PyUFuncObject* numpy_matmul() {
 
 /// The arrays that a ufunc points to and does not own.
 struct Tables {
-  std::deque<Loop> loops;
+  std::vector<Loop> loops;
   std::vector<PyUFuncGenericFunction> functions;
   std::vector<void*> data;
   std::vector<char> types;
@@ -160,6 +159,7 @@ struct Tables {
 
 Tables tables_like(const PyUFuncObject& numpy) {
   Tables tables;
+  tables.loops.reserve(std::size_t(numpy.ntypes));  // so that pointers to them stay true
   for (int i = 0; i < numpy.ntypes; ++i) {
     const char* const types = numpy.types + i * numpy.nargs;
     tables.loops.push_back({.in = dtype_of(types[0]),

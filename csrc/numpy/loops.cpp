@@ -20,11 +20,13 @@ struct Arguments {
   const npy_intp* steps;
 };
 
+Shape shape_of(const Arguments& at) { return {at.dims[0], at.dims[1], at.dims[2], at.dims[3]}; }
+
 Product product_of(const Loop& loop, const Arguments& at) {
   const auto [args, dims, steps] = at;
   return {.in = loop.in,
           .out = loop.out,
-          .shape = {dims[0], dims[1], dims[2], dims[3]},
+          .shape = shape_of(at),
           .a = {args[0], steps[0], steps[3], steps[4]},
           .b = {args[1], steps[1], steps[5], steps[6]},
           .c = {args[2], steps[2], steps[7], steps[8]}};
@@ -60,13 +62,20 @@ void multiply_int8_to_int32(const Product& product) {
   }
 }
 
-void multiply_on_cpu(const Loop& loop, const Product& product, const Arguments& at) {
-  // Letting go of the lock and taking it again costs about 0.1 us, this much work at least 5 us.
-  constexpr double kWorthReleasing = 1 << 20;
-  const GilReleased released(loop.in != DType::object && loop.in != DType::other &&
-                             product.shape.flops() >= kWorthReleasing);
-  if (worth_blocks(loop.in, product.shape) && multiply_in_blocks(product, float32_loop)) return;
-  if (!loop.numpy.function) return multiply_int8_to_int32(product);
+/// True if this much work without the interpreter's lock is worth letting go of it, which costs
+/// about 0.1 us with taking it again. NumPy has let go of it already for more than 500 results, so
+/// only a long depth makes work of a product that still holds it.
+bool is_worth_releasing(const Loop& loop, const Shape& shape) {
+  return shape.k > 1000 && shape.flops() >= 1 << 20 && loop.in != DType::object &&
+         loop.in != DType::other;
+}
+
+void multiply_on_cpu(const Loop& loop, const Shape& shape, const Arguments& at) {
+  const GilReleased released(is_worth_releasing(loop, shape));
+  if (worth_blocks(loop.in, shape) && multiply_in_blocks(product_of(loop, at), float32_loop)) {
+    return;
+  }
+  if (!loop.numpy.function) return multiply_int8_to_int32(product_of(loop, at));
   loop.numpy(at.args, at.dims, at.steps);
 }
 
@@ -103,8 +112,9 @@ bool decide_anew(const Product& product, const Settings& settings, Decision* dec
 
 /// The way of a product that is for the NPU, or was meant for it, or is to be told about. False if
 /// an exception is set.
-bool run_with_reports(const Loop& loop, const Product& product, const Arguments& at,
-                      const Settings& settings, Decision decision, Call& call) {
+bool run_with_reports(const Loop& loop, const Arguments& at, const Settings& settings,
+                      Decision decision, Call& call) {
+  const Product product = product_of(loop, at);
   // Whoever demands the NPU is told if there is none, also for what it could not take.
   const bool demanded = settings.device == Device::npu && decision.reason != Reason::empty;
   if ((decision.on_npu || demanded) && !decide_anew(product, settings, &decision)) return false;
@@ -127,7 +137,7 @@ bool run_with_reports(const Loop& loop, const Product& product, const Arguments&
   }
   if (attempt.reason != Reason::npu) {
     const double start = now();
-    multiply_on_cpu(loop, product, at);
+    multiply_on_cpu(loop, product.shape, at);
     attempt.seconds = now() - start;
   }
   count(loop.in, product.shape, attempt.reason, attempt.fallback, attempt.seconds);
@@ -138,17 +148,17 @@ bool run_with_reports(const Loop& loop, const Product& product, const Arguments&
 bool run(const Loop& loop, const Arguments& at) {
   Call& call = this_call();
   if (call.failed) return false;
-  const Product product = product_of(loop, at);
   Settings settings = call.settings;
   if (!call.known && !read_settings_in_loop(&settings)) return false;
 
-  const Decision decision = decide(settings, loop.in, loop.out, product.shape);
+  const Shape shape = shape_of(at);
+  const Decision decision = decide(settings, loop.in, loop.out, shape);
   if (!decision.on_npu && !decision.fallback && !is_verbose()) {
-    multiply_on_cpu(loop, product, at);
-    count(loop.in, product.shape, decision.reason, false, 0);
+    multiply_on_cpu(loop, shape, at);
+    count(loop.in, shape, decision.reason, false, 0);
     return true;
   }
-  const bool done = run_with_reports(loop, product, at, settings, decision, call);
+  const bool done = run_with_reports(loop, at, settings, decision, call);
   if (call.known) call.failed = !done;
   return done;
 }
