@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from processes import run_python
 
 import npublas
 from npublas import _core, _engine
+from npublas.errors import NpuUnavailableError
 from npublas.testing import simulator
 
 # Faults of a run and of everything around it. A refused mask is no failure, so nothing falls back.
@@ -79,6 +82,23 @@ def test_a_fault_at_any_call_of_a_product_leaves_the_numbers_right(fault, count,
         with simulator.fault(fault, nth=nth, count=count):
             np.testing.assert_array_equal(multiply(a, b), expected, err_msg=f"{fault} at {nth}")
         np.testing.assert_array_equal(multiply(a, b), expected)
+        _engine.close_engine()
+        assert resources() == before, f"{fault} at {nth}"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("count", [1, 2, 0], ids=["once", "twice", "from then on"])
+def test_a_fault_while_the_engine_opens_passes(fault, count, operands):
+    a, b = operands
+    expected = np.matmul(a, b)
+    before = resources()
+    for nth in (1, 2, 3, 5, 8, 13, 40):
+        with simulator.fault(fault, nth=nth, count=count), contextlib.suppress(NpuUnavailableError):
+            np.testing.assert_array_equal(multiply(a, b), expected, err_msg=f"{fault} at {nth}")
+        npublas.reset_counters()
+        np.testing.assert_array_equal(multiply(a, b), expected, err_msg=f"after {fault} at {nth}")
+        if fault != "zeros":  # which a self-test takes for what they are, for good
+            assert npublas.counters().npu.products == 1, f"after {fault} at {nth}"
         _engine.close_engine()
         assert resources() == before, f"{fault} at {nth}"
 

@@ -106,7 +106,7 @@ def test_explain_gives_the_plan_that_runs():
     assert npublas.counters().work["runs"] - before == plan.runs
     assert plan.tile[0] % 4 == 0 and plan.tile[1] % 32 == 0 and plan.tile[2] % 32 == 0
     text = repr(explained)
-    for part in ("5 × 300 × 3000 × 500", "the NPU (simulated)", "demanded", f"{plan.runs} runs"):
+    for part in ("5 × 300 × 3000 × 500", "the NPU (simulated)", "demands", f"runs: {plan.runs}"):
         assert part in text
     assert "simulated" in explained._repr_html_()
     assert json.loads(json.dumps(explained.to_dict()))["plan"]["runs"] == plan.runs

@@ -105,7 +105,7 @@ def _store(path: Path, verdicts: dict[str, str]) -> None:
 
 def _main(runtime: str, lock_file: str, lock_patience_ms: int) -> None:
     """Open the engine and run its self-tests, in a process that may die of it."""
-    _core.open_engine(
+    opened = _core.open_engine(
         runtime=runtime,
         memory_limit=64 << 20,
         cores=3,
@@ -114,6 +114,8 @@ def _main(runtime: str, lock_file: str, lock_patience_ms: int) -> None:
         run_patience_ms=20_000,
     )
     _core.close_engine()
+    if not opened:
+        sys.exit("another process holds the NPU")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ Decision decide(const Settings& settings, DType in, DType out, const Shape& shap
   const bool demanded = settings.device == Device::npu;
   if (settings.device == Device::cpu) return cpu(Reason::device_cpu);
   if (shape.batch == 0 || shape.m == 0 || shape.k == 0 || shape.n == 0) return cpu(Reason::empty);
+  if (demanded && engine_state() == EngineState::unavailable) return cpu(Reason::no_npu, true);
 
   const auto element = element_of(in);
   if (!element) return cpu(Reason::dtype, demanded);

@@ -133,7 +133,7 @@ exec::Verdict self_test(const std::shared_ptr<device::Runtime>& runtime, Element
 /// False if the tests did not come back.
 bool self_test(Engine& engine) {
   const auto trial = std::make_shared<Trial>();
-  std::thread([trial, runtime = engine.runtime, cores = engine.options.cores] {
+  std::thread([trial, runtime = engine.runtime, cores = engine.options.cores]() mutable {
     std::array<exec::Verdict, kElements> verdicts;
     for (const Element element : {Element::int8, Element::float16}) {
       exec::Verdict& verdict = verdicts[std::size_t(element)];
@@ -146,6 +146,7 @@ bool self_test(Engine& engine) {
         verdict.flushes_subnormals |= next.flushes_subnormals && element == Element::float16;
       }
     }
+    runtime.reset();  // now, so that nothing of it is left when the engine is closed
     const std::lock_guard lock(trial->mutex);
     trial->verdicts = verdicts;
     trial->done = true;
