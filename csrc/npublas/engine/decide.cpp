@@ -28,8 +28,6 @@ std::optional<Element> element_of(DType in) {
   }
 }
 
-bool may_gain(const Shape& shape) noexcept { return worth_predicting(shape); }
-
 Decision decide(const Settings& settings, DType in, DType out, const Shape& shape) noexcept {
   const bool demanded = settings.device == Device::npu;
   if (settings.device == Device::cpu) return cpu(Reason::device_cpu);
@@ -47,7 +45,7 @@ Decision decide(const Settings& settings, DType in, DType out, const Shape& shap
 
   Decision decision{.on_npu = false, .reason = Reason::small, .fallback = false};
   if (!demanded) {
-    if (!may_gain(shape)) return decision;
+    if (!worth_predicting(shape)) return decision;
     const auto planned = plan(shape, *element, current_limits(*element));
     if (!planned) return cpu(Reason::window, true);
     const Prediction predicted = predict(*planned, in, out);

@@ -37,10 +37,6 @@ struct Outcome {
 /// and opens nothing: while the engine is closed, a product that wants the NPU is decided for it.
 Decision decide(const Settings& settings, DType in, DType out, const Shape& shape) noexcept;
 
-/// True if `decide` may say `on_npu` for this shape at all under device="auto": a few compares, so
-/// that a door can send small products to the CPU before it reads any setting.
-bool may_gain(const Shape& shape) noexcept;
-
 /// `closed` also when an unavailable engine may be tried again.
 EngineState engine_state() noexcept;
 /// Why the engine is unavailable, in words with the cure; empty otherwise.
