@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -221,32 +222,30 @@ def test_child_processes_inherit_environment_variables():
     assert run_python(code, **environment) == f"1 {16 << 20}"
 
 
-def test_reports_do_not_wait_for_a_product():
+@contextlib.contextmanager
+def a_product_under_way():
     npublas.matmul(A, B, device="npu")
     with simulator.fault("hang"):
         thread = threading.Thread(target=lambda: npublas.matmul(A, B, device="npu"))
         thread.start()
         while not simulator.fired("hang"):
             pass
+        yield
+        simulator.release()
+        thread.join()
+
+
+def test_reports_do_not_wait_for_a_product():
+    with a_product_under_way():
         assert npublas.counters().npu.products == 1
         assert npublas.memory_info().used > 0
         assert npublas.explain(A, B, device="npu").on_npu
         assert npublas.is_available()
-        simulator.release()
-        thread.join()
 
 
 def test_settings_of_the_process_are_refused_while_the_npu_is_busy():
-    npublas.matmul(A, B, device="npu")
-    with simulator.fault("hang"):
-        thread = threading.Thread(target=lambda: npublas.matmul(A, B, device="npu"))
-        thread.start()
-        while not simulator.fired("hang"):
-            pass
-        with pytest.raises(npublas.NpuError, match="busy"):
-            npublas.set_config(cores=1)
-        simulator.release()
-        thread.join()
+    with a_product_under_way(), pytest.raises(npublas.NpuError, match="busy"):
+        npublas.set_config(cores=1)
     assert npublas.get_config().cores == 3
     npublas.set_config(cores=1)
     npublas.set_config(cores=3)

@@ -38,6 +38,20 @@ Window::Window(std::shared_ptr<device::Runtime> runtime, const WindowLimits& lim
 
 Window::~Window() = default;
 
+/// Makes a memory or a context; if the device has no room, once more after everything idle is
+/// freed.
+template <typename T, typename... Arguments>
+std::unique_ptr<T> Window::make(const Arguments&... arguments) {
+  try {
+    return std::make_unique<T>(runtime_, arguments...);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::memory) throw;
+  }
+  while (evict_one()) {
+  }
+  return std::make_unique<T>(runtime_, arguments...);
+}
+
 Window::Loan<device::Memory> Window::memory(std::size_t bytes) {
   const std::size_t size =
       std::size_t(round_up(std::int64_t(std::max<std::size_t>(bytes, 1)), std::int64_t(kPage)));
@@ -56,14 +70,7 @@ Window::Loan<device::Memory> Window::memory(std::size_t bytes) {
   auto entry = std::make_unique<Entry>();
   entry->bytes = size;
   entry->files = 1;
-  try {
-    entry->memory = std::make_unique<device::Memory>(runtime_, size);
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::memory) throw;
-    while (evict_one()) {
-    }
-    entry->memory = std::make_unique<device::Memory>(runtime_, size);
-  }
+  entry->memory = make<device::Memory>(size);
   ++usage_.memories;
   ++usage_.memories_created;
   Entry& admitted = admit(std::move(entry));
@@ -86,14 +93,7 @@ Window::Loan<device::Context> Window::context(device::Type type, const device::C
   auto entry = std::make_unique<Entry>();
   entry->bytes = kContextBytes;
   entry->files = kFilesOfContext;
-  try {
-    entry->context = std::make_unique<device::Context>(runtime_, type, shape, core);
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::memory) throw;
-    while (evict_one()) {
-    }
-    entry->context = std::make_unique<device::Context>(runtime_, type, shape, core);
-  }
+  entry->context = make<device::Context>(type, shape, core);
   if (!entry->context->pinned()) ++usage_.contexts_unpinned;
   ++usage_.contexts;
   ++usage_.contexts_created;

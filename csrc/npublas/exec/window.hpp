@@ -73,6 +73,8 @@ class Window {
   WindowUsage usage() const;
 
  private:
+  template <typename T, typename... Arguments>
+  std::unique_ptr<T> make(const Arguments&... arguments);
   void give_back(Entry* entry);
   bool evict_one();
   void make_room(std::size_t bytes, int files, int contexts);
