@@ -18,6 +18,7 @@ enum class DType : std::uint8_t {
   int64,
   uint64,
   float16,
+  bfloat16,
   float32,
   float64,
   longdouble,
@@ -29,11 +30,16 @@ enum class DType : std::uint8_t {
 };
 inline constexpr int kDTypes = int(DType::other) + 1;
 
+constexpr bool is_float(DType dtype) {
+  return dtype == DType::float16 || dtype == DType::bfloat16 || dtype == DType::float32 ||
+         dtype == DType::float64;
+}
+
 constexpr const char* name_of(DType dtype) {
   constexpr const char* names[kDTypes] = {
-      "bool",       "int8",      "uint8",      "int16",       "uint16",  "int32",
-      "uint32",     "int64",     "uint64",     "float16",     "float32", "float64",
-      "longdouble", "complex64", "complex128", "clongdouble", "object",  "other"};
+      "bool",      "int8",       "uint8",       "int16",    "uint16",  "int32",   "uint32",
+      "int64",     "uint64",     "float16",     "bfloat16", "float32", "float64", "longdouble",
+      "complex64", "complex128", "clongdouble", "object",   "other"};
   return names[int(dtype)];
 }
 

@@ -1,6 +1,6 @@
 // # Half precision
-// IEEE binary16 as std::uint16_t. g++ has `_Float16` on x86-64 and `__fp16` on aarch64 only in
-// some versions, so the bits are converted here, and nowhere else.
+// IEEE binary16, and bfloat16, as std::uint16_t. g++ has `_Float16` on x86-64 and `__fp16` on
+// aarch64 only in some versions, so the bits are converted here, and nowhere else.
 #pragma once
 
 #include <bit>
@@ -40,6 +40,19 @@ inline std::uint16_t float_to_half(float value) {
   const std::uint32_t is_nan = mask_if(magnitude > 0x7f800000u);
   const std::uint32_t finite = (subnormal & is_small) | (rounded & ~is_small);
   return std::uint16_t((finite & ~is_large) | (0x7c00u & is_large) | (0x0200u & is_nan) | sign);
+}
+
+/// The value of a bfloat16, which is the upper half of a float.
+inline float bfloat16_to_float(std::uint16_t value) {
+  return std::bit_cast<float>(std::uint32_t(value) << 16);
+}
+
+/// The nearest bfloat16, ties to even; overflow gives infinity, NaN stays NaN.
+inline std::uint16_t float_to_bfloat16(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t is_nan = mask_if((bits & 0x7fffffffu) > 0x7f800000u);
+  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return std::uint16_t((rounded & ~is_nan) | (((bits >> 16) | 0x40u) & is_nan));
 }
 
 }  // namespace npublas

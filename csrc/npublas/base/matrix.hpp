@@ -41,8 +41,8 @@ inline void* MutableView::at(std::int64_t batch, std::int64_t row, std::int64_t 
 
 /// One call: C = A · B.
 struct Product {
-  DType in;   ///< of A and B
-  DType out;  ///< of C: `in`, or int32 for int8 operands
+  DType a_type, b_type;
+  DType out;  ///< of C
   Shape shape;
   View a, b;
   MutableView c;

@@ -1,12 +1,19 @@
 // # Packing
 // From the caller's memory into the NPU's native layouts. A's rows and B's columns are packed by
-// the same code: a *lane* is a row of A or a column of B, and each lane has `depth` elements.
+// the same code: a *lane* is a row of A or a column of B, and each lane has `depth` elements. What
+// becomes of an element is its coding:
 //
-// Floats are scaled on the way by a power of two per lane, so that the largest magnitude of a lane
-// lands in [2^14, 2^15) (float16 sources: [2^15, 2^16)): nothing overflows float16, and all that
-// lies within 28 binades of it stays a normal float16. The scale is exact and taken off again when
-// the result is unpacked. The source is read once: a few lanes at a time go through a buffer that
-// fits the cache, where their maxima are known before they are converted.
+//   bytes      int8 as it is; uint8 as the int8 of the same bits, which is right modulo 256
+//   shifted    uint8 less 128, for sums that are to be exact; see `sums`
+//   half       a float16: the float times a power of two
+//   split      two float16, high + low·2^-11 = the float times a power of two
+//   quantized  the nearest int8 after division by a scale
+//
+// The power of two is the lane's own: it brings the largest magnitude of the lane into
+// [2^14, 2^15) (float16 sources in `half`: [2^15, 2^16)), so that nothing overflows float16. It is
+// exact and taken off again when the result is unpacked. The source is read once: a few lanes at a
+// time go through a buffer that fits the cache, where their maxima are known before they are
+// converted.
 #pragma once
 
 #include <cstddef>
@@ -22,29 +29,61 @@ struct Lanes {
   const void* data;            ///< lane 0, depth 0
   std::ptrdiff_t lane_stride;  ///< bytes, any sign
   std::ptrdiff_t depth_stride;
-  DType dtype;  ///< int8, uint8 (as int8, see below), float16, float32, float64
+  DType dtype;  ///< int8, uint8; float16, bfloat16, float32, float64
   std::int64_t lanes;
   std::int64_t depth;
+};
+
+enum class Coding : std::uint8_t { bytes, shifted, half, split, quantized };
+
+struct Packing {
+  Coding coding;
+  int limit = 127;  ///< `quantized`: the largest magnitude of an int8
+  float scale = 0;  ///< `quantized`: for all lanes, clamping what is beyond; 0: each lane's own
+};
+
+/// What `split` loses of a lane where a low part is so small that it is subnormal, which a device
+/// may take for zero. Magnitudes are those after scaling. docs/precision.md has the use of it.
+struct LaneLoss {
+  float largest = 0;  ///< the largest loss of an element; 0 if every low part is normal, or exact
+  float total = 0;    ///< the sum of the losses, rounded up
+  float size = 0;     ///< the sum of the magnitudes, rounded up
+  float top = 0;      ///< the largest magnitude
+  std::int32_t large = 0;  ///< the number of magnitudes of at least `kLarge`
+  std::int32_t unused = 0;
+};
+inline constexpr float kLarge = 0x1p9f;
+/// The low part is scaled up by as much as float16 has bits.
+inline constexpr double kLowScale = 0x1p-11;
+
+/// Where packing leaves what belongs to each lane; arrays of at least `lanes`, null if not wanted.
+struct LaneNotes {
+  double* scales = nullptr;      ///< packed × scale = source; floats only
+  std::int32_t* sums = nullptr;  ///< of the packed bytes; integers only
+  LaneLoss* losses = nullptr;    ///< `split` only
 };
 
 /// What was seen while packing.
 struct Packed {
   bool finite = true;      ///< no NaN, no infinity (float64: also none after rounding to float32)
-  bool zero = true;        ///< every element is zero
-  bool subnormal = false;  ///< a float16 source element is below 2^-14 after scaling, and not zero
+  bool zero = true;        ///< every packed element is zero (`shifted`: every source element is)
+  bool low_zero = true;    ///< `split`: every low part is zero
+  bool subnormal = false;  ///< `half` of a float16: an element is below 2^-14 after scaling
 };
 
 /// Packs rows of A into a surface of `surface_rows` × `surface_depth` (both at least as large as
-/// the lanes; the rest is filled with zeros). `exponents[lane]` receives the power of two that the
-/// lane was multiplied by; it is untouched for int8.
-///
-/// uint8 is packed as the int8 of the same bits: modulo 256 these are equal, so a product that is
-/// truncated to 8 bits comes out right without any correction.
-Packed pack_a(const Lanes& source, Element element, std::int64_t surface_rows,
-              std::int64_t surface_depth, void* surface, std::int32_t* exponents);
+/// the lanes; the rest is filled with zeros). `low` is the surface of the low parts, of the same
+/// size, for `split` only.
+Packed pack_a(const Lanes& source, const Packing& packing, std::int64_t surface_rows,
+              std::int64_t surface_depth, void* surface, void* low, const LaneNotes& notes);
 
 /// Packs columns of B likewise into a surface of `surface_depth` × `surface_columns`.
-Packed pack_b(const Lanes& source, Element element, std::int64_t surface_columns,
-              std::int64_t surface_depth, void* surface, std::int32_t* exponents);
+Packed pack_b(const Lanes& source, const Packing& packing, std::int64_t surface_columns,
+              std::int64_t surface_depth, void* surface, void* low, const LaneNotes& notes);
+
+/// Joins two packed surfaces of B, each `depth` × `columns` of float16, into one of 2·`depth`:
+/// `upper` above `lower`. (Joined surfaces of A are just one after the other.)
+void join_b(const void* upper, const void* lower, std::int64_t depth, std::int64_t columns,
+            void* surface);
 
 }  // namespace npublas
