@@ -14,14 +14,9 @@ std::string text_of(Reason reason, DType in) {
     case Reason::small:
       return "predicted to be faster on the CPU";
     case Reason::dtype:
-      return operands +
-             "the NPU multiplies int8, uint8 and float16, and float32 under precision=\"float16\"";
+      return operands + "the NPU multiplies int8, uint8, float16, bfloat16 and float32";
     case Reason::float64:
       return operands + "use astype(float32) or float64=\"float32\"";
-    case Reason::float32_accurate:
-      return operands + "the NPU takes them at precision=\"float16\" only";
-    case Reason::int8_precision:
-      return operands + "precision=\"int8\" is for int8 and uint8 operands";
     case Reason::no_npu:
       return "there is no NPU that can be used; npublas.is_available() and `npublas info` say why";
     case Reason::type_off:
@@ -36,6 +31,10 @@ std::string text_of(Reason reason, DType in) {
       return operands +
              "some are so small beside others of their row or column that this NPU "
              "would take them for zero";
+    case Reason::precision_loss:
+      return operands +
+             "magnitudes within rows or columns lie so far apart that the NPU can't give the "
+             "accuracy of float32; precision=\"float16\" would take them";
     case Reason::overflow:
       return "a sum left the range of float32";
     case Reason::window:

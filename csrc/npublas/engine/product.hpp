@@ -7,12 +7,12 @@
 
 #include "npublas/base/dtype.hpp"
 #include "npublas/base/matrix.hpp"
+#include "npublas/math/method.hpp"
 
 namespace npublas {
 
 // The settings of one call: small, copied, never global.
 enum class Device : std::uint8_t { automatic, npu, cpu };
-enum class Precision : std::uint8_t { float32, float16, int8 };
 enum class Float64 : std::uint8_t { cpu, float32 };
 enum class OnFallback : std::uint8_t { allow, warn, error };
 
@@ -25,25 +25,24 @@ struct Settings {
 
 /// Why a product runs where it runs. `text_of` says it in words; counters are kept by it.
 enum class Reason : std::uint8_t {
-  npu,               ///< it ran, or is to run, on the NPU
-  device_cpu,        ///< device="cpu"
-  empty,             ///< nothing to multiply
-  small,             ///< predicted faster on the CPU
-  dtype,             ///< the NPU has no such type
-  float64,           ///< float64 operands under float64="cpu"
-  float32_accurate,  ///< float32 operands under precision="float32"
-  int8_precision,    ///< precision="int8": not for these operands
-  no_npu,            ///< no NPU that can be used; the engine says why
-  type_off,          ///< the self-test failed for this type
-  quarantined,       ///< the device failed repeatedly
-  busy,              ///< another process holds the NPU
-  not_finite,        ///< NaN or infinity in the operands
-  subnormal,         ///< values that the device flushes to zero
-  overflow,          ///< a sum left the range of float32
-  window,            ///< not even one tile fits the memory window
-  memory,            ///< the device, or what is on loan of the window, has no memory left
-  device_failed,     ///< a call failed, was retried, and failed again
-  wrong_result,      ///< the device's answer failed its check
+  npu,             ///< it ran, or is to run, on the NPU
+  device_cpu,      ///< device="cpu"
+  empty,           ///< nothing to multiply
+  small,           ///< predicted faster on the CPU
+  dtype,           ///< the NPU has no such type
+  float64,         ///< float64 operands under float64="cpu"
+  no_npu,          ///< no NPU that can be used; the engine says why
+  type_off,        ///< the self-test failed for this type
+  quarantined,     ///< the device failed repeatedly
+  busy,            ///< another process holds the NPU
+  not_finite,      ///< NaN or infinity in the operands
+  subnormal,       ///< values that the device flushes to zero
+  precision_loss,  ///< magnitudes too far apart for float32 in two float16 parts
+  overflow,        ///< a sum left the range of float32
+  window,          ///< not even one tile fits the memory window
+  memory,          ///< the device, or what is on loan of the window, has no memory left
+  device_failed,   ///< a call failed, was retried, and failed again
+  wrong_result,    ///< the device's answer failed its check
 };
 inline constexpr int kReasons = int(Reason::wrong_result) + 1;
 /// In words and with the remedy; `in` completes it ("operands are float64: use astype(float32)

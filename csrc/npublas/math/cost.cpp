@@ -29,6 +29,7 @@ double source_bytes(DType dtype) {
     case DType::uint8:
       return 1;
     case DType::float16:
+    case DType::bfloat16:
       return 2;
     case DType::float64:
       return 8;
@@ -39,19 +40,21 @@ double source_bytes(DType dtype) {
 
 }  // namespace
 
-Prediction predict(const Plan& plan, DType in, DType out) {
+Prediction predict(const Plan& plan, DType in, DType out, bool b_is_packed) {
   const double batch = double(plan.shape.batch), m = double(plan.shape.m);
   const double k = double(plan.shape.k), n = double(plan.shape.n);
-  const double element = double(bytes_of(plan.element));
+  // The float32 method runs once over K and once over 2K, on surfaces of two parts.
+  const bool split = plan.method == Method::float32;
+  const double element = double(bytes_of(plan.element)) * (split ? 1.5 : 1);
   const double tiles = double(plan.depth_tiles()), runs = double(plan.runs());
 
   const double rows = double(plan.tile_rows), columns = double(plan.tile_columns);
-  const double depth = double(plan.tile_depth);
+  const double depth = double(plan.surface_depth());
   const double resident = std::max(1.0, std::floor(kOnChipBytes / (depth * element)));
   const double streamed = std::min(depth * columns * std::ceil(rows / resident) + rows * depth,
                                    rows * depth * std::ceil(columns / resident) + depth * columns);
   const double npu_bytes = runs * (streamed * element + 4 * rows * columns);
-  const double macs = runs * rows * depth * columns;
+  const double macs = runs * (split ? 1.5 : 1) * rows * depth * columns;
   const double device =
       std::ceil(runs / plan.cores) * kPerRun +
       kSlack * std::max(macs / (plan.cores * kMacsPerSecond[int(plan.element)] * kEfficiency),
@@ -59,9 +62,10 @@ Prediction predict(const Plan& plan, DType in, DType out) {
 
   const double source = source_bytes(in);
   const double times_a = double(ceil_div(plan.shape.n, plan.block_columns));
-  const double times_b = double(ceil_div(plan.shape.m, plan.block_rows));
+  const double times_b = b_is_packed ? 0 : double(ceil_div(plan.shape.m, plan.block_rows));
   const double host_bytes =
-      batch * ((source + element) * (m * k * times_a + k * n * times_b) + 4 * m * n * (2 * tiles));
+      batch * ((source + (split ? 2 : 1) * element) * (m * k * times_a + k * n * times_b) +
+               4 * m * n * (split ? 3 : 2) * tiles);
   const double host = host_bytes / (kPackBytesPerSecond * plan.cores);
 
   const double cpu_bytes = batch * (source * (m * k + k * n) + source_bytes(out) * m * n);

@@ -20,7 +20,8 @@ struct Prediction {
 ///   bytes  = per run, the streamed operand once per on-chip tile, the resident one, and 4·M·N of C
 ///   host   = packed and unpacked bytes / (cores · packing rate of a thread)
 ///   cpu    = max(2·M·K·N / flops, bytes of A, B, C / bandwidth)
-Prediction predict(const Plan& plan, DType in, DType out);
+/// `b_is_packed`: it costs the host nothing.
+Prediction predict(const Plan& plan, DType in, DType out, bool b_is_packed = false);
 
 /// True if the product is large enough that the prediction is worth making: below 2·128³ operations
 /// the fixed cost of one run alone exceeds the CPU's time.

@@ -36,25 +36,35 @@ Block Plan::block(std::int64_t index) const {
           .columns = std::min(block_columns, shape.n - column)};
 }
 
+std::int64_t Plan::surface_depth() const { return round_up(tile_depth, kDepthStep); }
+
 std::int64_t Plan::depth_tiles() const { return ceil_div(shape.k, tile_depth); }
 
 std::int64_t Plan::runs() const {
   std::int64_t runs = 0;
   for (std::int64_t row = 0; row < shape.m; row += block_rows)
     runs += ceil_div(std::min(block_rows, shape.m - row), tile_rows);
-  return runs * depth_tiles() * ceil_div(shape.n, block_columns) * shape.batch;
+  const std::int64_t parts = method == Method::float32 ? 2 : 1;
+  return parts * runs * depth_tiles() * ceil_div(shape.n, block_columns) * shape.batch;
 }
 
 std::size_t Plan::bytes_per_core() const {
   const std::int64_t size = std::int64_t(bytes_of(element));
-  return pages(tile_rows * tile_depth * size) + pages(tile_depth * tile_columns * size) +
+  const std::int64_t depth = surface_depth();
+  const std::size_t one = pages(tile_rows * depth * size) + pages(depth * tile_columns * size) +
+                          pages(tile_rows * tile_columns * 4) + kContextBytes;
+  if (method != Method::float32) return one;
+  // Beside the surfaces of the high parts: A's low parts behind its high ones, and alone; B's low
+  // parts above its high ones; a C for the sums of both.
+  return one + pages(tile_rows * depth * 2 * size) + pages(2 * depth * tile_columns * size) +
          pages(tile_rows * tile_columns * 4) + kContextBytes;
 }
 
-std::int64_t depth_of_tiles(std::int64_t k, std::int64_t n, Element element,
-                            std::int64_t max_depth) {
-  (void)n;  // part of the promise, not yet of the rule
-  const std::int64_t most = std::min(kBestDepth[int(element)], max_depth / kDepthStep * kDepthStep);
+std::int64_t depth_of_tiles(std::int64_t k, std::int64_t n, Method method, std::int64_t max_depth) {
+  (void)n;                                        // part of the promise, not yet of the rule
+  if (method == Method::float32) max_depth /= 2;  // the two cross terms are one product over 2K
+  const std::int64_t most =
+      std::min(kBestDepth[int(element_of(method))], max_depth / kDepthStep * kDepthStep);
   // Equal tiles rather than a full one and a sliver; all of one depth, so that one context serves.
   return round_up(ceil_div(k, ceil_div(k, most)), kDepthStep);
 }
@@ -67,34 +77,66 @@ std::int64_t round_rows(std::int64_t rows) {
   return round_up(rows, 64);
 }
 
-std::optional<Plan> plan(const Shape& shape, Element element, const PlanLimits& limits) {
+namespace {
+
+/// The width of B's tiles if there are to be at least `across` of them, and a multiple of `wanted`
+/// if there are more.
+std::int64_t columns_of_tiles(std::int64_t n, std::int64_t across, std::int64_t wanted,
+                              std::int64_t most) {
+  const std::int64_t columns = std::min(round_up(ceil_div(n, across), kColumnStep), most);
+  const std::int64_t blocks = ceil_div(n, columns);
+  if (blocks == 1) return columns;
+  // Where there are more columns than one tile has, their blocks are shared out evenly.
+  const std::int64_t even = round_up(blocks, wanted);
+  return round_up(ceil_div(n, n / even >= kNarrowest ? even : blocks), kColumnStep);
+}
+
+}  // namespace
+
+std::int64_t columns_of_weights(std::int64_t batch, std::int64_t n) {
+  constexpr std::int64_t cores = PlanLimits{}.cores;
+  const std::int64_t wanted = ceil_div(cores, batch);
+  return columns_of_tiles(n, std::clamp<std::int64_t>(n / kNarrowest, 1, wanted), wanted,
+                          kBestColumns);
+}
+
+std::optional<Plan> plan(const Shape& shape, Method method, const PlanLimits& limits,
+                         const std::optional<PackedTiles>& packed) {
   const std::int64_t most_rows = std::min(kBestRows, limits.max_rows / 4 * 4);
   const std::int64_t most_columns =
       std::min(kBestColumns, limits.max_columns / kColumnStep * kColumnStep);
-  Plan p{.shape = shape, .element = element, .cores = std::max(limits.cores, 1)};
-  p.tile_depth = depth_of_tiles(shape.k, shape.n, element, limits.max_depth);
+  Plan p{.shape = shape,
+         .method = method,
+         .element = element_of(method),
+         .cores = std::max(limits.cores, 1)};
 
   // The fewest blocks that give every core one: split N first, then M; a stack has blocks anyway.
   const std::int64_t wanted = ceil_div(p.cores, shape.batch);
-  const std::int64_t across = std::clamp<std::int64_t>(shape.n / kNarrowest, 1, wanted);
-  const std::int64_t down = std::clamp<std::int64_t>(shape.m / 4, 1, ceil_div(wanted, across));
-  p.tile_columns = std::min(round_up(ceil_div(shape.n, across), kColumnStep), most_columns);
-  // Where there are more columns than one tile has, their blocks are shared out evenly.
-  if (const std::int64_t blocks = ceil_div(shape.n, p.tile_columns); blocks > 1) {
-    const std::int64_t even = round_up(blocks, wanted);
-    p.tile_columns =
-        round_up(ceil_div(shape.n, shape.n / even >= kNarrowest ? even : blocks), kColumnStep);
+  std::int64_t across = std::clamp<std::int64_t>(shape.n / kNarrowest, 1, wanted);
+  if (packed) {
+    const std::int64_t parts = method == Method::float32 ? 2 : 1;
+    if (parts * round_up(packed->depth, kDepthStep) > limits.max_depth ||
+        packed->columns > limits.max_columns)
+      return std::nullopt;
+    p.tile_depth = packed->depth;
+    p.tile_columns = packed->columns;
+    across = std::min(ceil_div(shape.n, packed->columns), wanted);
+  } else {
+    p.tile_depth = depth_of_tiles(shape.k, shape.n, method, limits.max_depth);
+    p.tile_columns = columns_of_tiles(shape.n, across, wanted, most_columns);
   }
+  const std::int64_t down = std::clamp<std::int64_t>(shape.m / 4, 1, ceil_div(wanted, across));
   const std::int64_t rows = ceil_div(shape.m, down);
   p.tile_rows = std::min(round_rows(ceil_div(rows, ceil_div(rows, most_rows))), most_rows);
 
   // Into the window: the larger side of C first, then fewer cores. The depth stays as it is.
   while (p.bytes_per_core() * std::size_t(p.cores) > limits.window_bytes) {
-    if (p.tile_columns > kColumnStep && p.tile_columns >= p.tile_rows) {
+    const bool narrower = !packed && p.tile_columns > kColumnStep;
+    if (narrower && p.tile_columns >= p.tile_rows) {
       p.tile_columns = round_up(p.tile_columns / 2, kColumnStep);
     } else if (p.tile_rows > 4) {
       p.tile_rows = round_up(p.tile_rows / 2, 4);
-    } else if (p.tile_columns > kColumnStep) {
+    } else if (narrower) {
       p.tile_columns = round_up(p.tile_columns / 2, kColumnStep);
     } else if (p.cores > 1) {
       --p.cores;

@@ -17,6 +17,7 @@
 
 #include "npublas/base/matrix.hpp"
 #include "npublas/math/layout.hpp"
+#include "npublas/math/method.hpp"
 
 namespace npublas {
 
@@ -38,29 +39,41 @@ struct Block {
 
 struct Plan {
   Shape shape;
-  Element element;
+  Method method;
+  Element element;            ///< of the method
   int cores;                  ///< that have something to do
   std::int64_t tile_rows;     ///< of a context: 1 or a multiple of 4
-  std::int64_t tile_depth;    ///< a multiple of 32
+  std::int64_t tile_depth;    ///< of the operands; a context has the next multiple of 32
   std::int64_t tile_columns;  ///< a multiple of 32
   std::int64_t block_rows;    ///< of the result; the last block may have fewer
   std::int64_t block_columns;
 
   std::int64_t blocks() const;
   Block block(std::int64_t index) const;  ///< columns outermost within a product of the stack
+  std::int64_t surface_depth() const;
   std::int64_t depth_tiles() const;
-  std::int64_t runs() const;           ///< calls of the runtime in all
-  std::size_t bytes_per_core() const;  ///< one A, one B and one C tile, in whole pages
+  std::int64_t runs() const;           ///< calls of the runtime in all, at most
+  std::size_t bytes_per_core() const;  ///< the surfaces of one tile, in whole pages, and contexts
 };
 
-/// The K tile of a product: the runtime's limit permitting, a function of K, N and the type alone.
-std::int64_t depth_of_tiles(std::int64_t k, std::int64_t n, Element element,
-                            std::int64_t max_depth);
+/// The tiles of a B that was packed before.
+struct PackedTiles {
+  std::int64_t depth, columns;
+};
+
+/// The K tile of a product: the runtime's limit permitting, a function of K, N and the method
+/// alone, which is a function of the types.
+std::int64_t depth_of_tiles(std::int64_t k, std::int64_t n, Method method, std::int64_t max_depth);
 
 /// Cuts `shape` (no dimension 0) within `limits`. Every (batch, m, n) lies in exactly one block and
 /// every k in exactly one depth tile. Uses fewer cores rather than more memory than the window;
 /// nothing if not even one tile fits it.
-std::optional<Plan> plan(const Shape& shape, Element element, const PlanLimits& limits);
+/// `packed`: B comes in these tiles; otherwise they are chosen.
+std::optional<Plan> plan(const Shape& shape, Method method, const PlanLimits& limits,
+                         const std::optional<PackedTiles>& packed = std::nullopt);
+
+/// The width of the tiles of a B that is packed before M, the window and the cores are known.
+std::int64_t columns_of_weights(std::int64_t batch, std::int64_t n);
 
 /// Rounds a number of rows up to one that contexts are made for, so that few contexts serve many
 /// shapes: 1, or a multiple of 4 (the only heights at which native surfaces are right everywhere).
