@@ -12,43 +12,48 @@ Decision cpu(Reason reason, bool fallback = false) {
   return {.on_npu = false, .reason = reason, .fallback = fallback};
 }
 
-}  // namespace
-
-std::optional<Element> element_of(DType in) {
-  switch (in) {
-    case DType::int8:
-    case DType::uint8:
-      return Element::int8;
-    case DType::float16:
-    case DType::float32:
-    case DType::float64:
-      return Element::float16;
-    default:
-      return std::nullopt;
-  }
+std::optional<Method> method_for(DType a, DType b, Precision precision, const Weights* weights) {
+  if (!weights) return method_of(a, b, precision);
+  const Method method = weights->grid().method;
+  const bool integers = method_of(a, weights->grid().dtype, precision) == Method::integers;
+  if (method == Method::integers ? !integers : !is_float(a)) return std::nullopt;
+  return method;
 }
 
-Decision decide(const Settings& settings, DType in, DType out, const Shape& shape) noexcept {
+std::optional<PackedTiles> tiles_of(const Weights* weights) {
+  if (!weights) return std::nullopt;
+  return PackedTiles{weights->grid().tile_depth, weights->grid().tile_columns};
+}
+
+}  // namespace
+
+std::optional<Plan> plan_for(DType a, DType b, Precision precision, const Shape& shape,
+                             const Weights* weights, int cores) {
+  const auto method = method_for(a, b, precision, weights);
+  if (!method || shape.flops() == 0) return std::nullopt;
+  PlanLimits limits = current_limits(element_of(*method));
+  if (cores != 0) limits.cores = cores;
+  return plan(shape, *method, limits, tiles_of(weights));
+}
+
+Decision decide(const Settings& settings, DType a, DType b, DType out, const Shape& shape,
+                const Weights* weights) noexcept {
   const bool demanded = settings.device == Device::npu;
   if (settings.device == Device::cpu) return cpu(Reason::device_cpu);
   if (shape.batch == 0 || shape.m == 0 || shape.k == 0 || shape.n == 0) return cpu(Reason::empty);
   if (demanded && engine_state() == EngineState::unavailable) return cpu(Reason::no_npu, true);
 
-  const auto element = element_of(in);
-  if (!element) return cpu(Reason::dtype, demanded);
-  if (in == DType::float64 && settings.float64 == Float64::cpu)
+  const auto method = method_for(a, b, settings.precision, weights);
+  if (!method) return cpu(Reason::dtype, demanded);
+  if (a == DType::float64 && settings.float64 == Float64::cpu)
     return cpu(Reason::float64, demanded);
-  if (in == DType::float32 || in == DType::float64) {
-    if (settings.precision == Precision::float32) return cpu(Reason::float32_accurate, demanded);
-    if (settings.precision == Precision::int8) return cpu(Reason::int8_precision, true);
-  }
 
   Decision decision{.on_npu = false, .reason = Reason::small, .fallback = false};
   if (!demanded) {
     if (!worth_predicting(shape)) return decision;
-    const auto planned = plan(shape, *element, current_limits(*element));
+    const auto planned = plan_for(a, b, settings.precision, shape, weights);
     if (!planned) return cpu(Reason::window, true);
-    const Prediction predicted = predict(*planned, in, out);
+    const Prediction predicted = predict(*planned, a, out, weights != nullptr);
     decision.cpu_seconds = predicted.cpu_seconds;
     decision.npu_seconds = predicted.npu_seconds;
     if (predicted.npu_seconds >= predicted.cpu_seconds) return decision;
@@ -61,7 +66,7 @@ Decision decide(const Settings& settings, DType in, DType out, const Shape& shap
   decision.reason = Reason::busy;
   if (!demanded && trust::busy()) return decision;
   decision.reason = Reason::type_off;
-  if (trust::is_off(*element)) return decision;
+  if (trust::is_off(element_of(*method))) return decision;
   decision.reason = Reason::quarantined;
   if (trust::quarantined()) return decision;
   decision.on_npu = true;

@@ -180,27 +180,33 @@ Outcome outcome_of(const exec::Ending& ending) {
       return {.reason = Reason::not_finite};
     case exec::Ended::subnormal:
       return {.reason = Reason::subnormal};
+    case exec::Ended::precision:
+      return {.reason = Reason::precision_loss};
     case exec::Ended::overflow:
       return {.reason = Reason::overflow};
   }
   return {.reason = Reason::device_failed};
 }
 
+std::optional<Plan> plan_of(const Request& request, const Settings& settings, int cores = 0) {
+  const Product& product = request.product;
+  return plan_for(product.a_type, product.b_type, settings.precision, product.shape,
+                  request.weights.get(), cores);
+}
+
 /// Once on all cores; if a call fails, once more on one core with everything made anew.
-Outcome run(Engine& engine, const Product& product, const Plan& plan) {
+Outcome run(Engine& engine, const Request& request, const Settings& settings, const Plan& plan) {
   const bool flushes = engine.verdicts[int(Element::float16)].flushes_subnormals;
   try {
-    return outcome_of(engine.executor->run(plan, product, flushes));
+    return outcome_of(engine.executor->run(plan, request, flushes));
   } catch (const Error& first) {
     if (engine.executor->stuck()) throw;
     engine.executor->window().clear();
-    PlanLimits limits = current_limits(plan.element);
-    limits.cores = 1;
-    const auto smaller = npublas::plan(product.shape, plan.element, limits);
+    const auto smaller = plan_of(request, settings, 1);
     if (!smaller) throw;
     // Not on the core that failed, if there is another.
     const int core = (engine.executor->failed_core() + 1) % engine.executor->cores();
-    const Outcome outcome = outcome_of(engine.executor->run(*smaller, product, flushes, core));
+    const Outcome outcome = outcome_of(engine.executor->run(*smaller, request, flushes, core));
     const std::lock_guard lock(state->fields);
     ++engine.retries;
     engine.last_retry = first.what();
@@ -317,24 +323,24 @@ void close_engine() {
   state->set(nullptr);
 }
 
-Outcome multiply(const Product& product, const Settings& settings) noexcept {
+Outcome multiply(const Request& request, const Settings& settings) noexcept {
   const auto start = Clock::now();
   Outcome outcome{.reason = Reason::device_failed};
   try {
     const std::lock_guard lock(state->product);
     const std::shared_ptr<Engine> engine = state->get();
     if (!engine) return {.reason = Reason::no_npu, .detail = unavailable_because()};
-    const Element element = *element_of(product.in);
-    // Known since the decision was made, which may be long ago if many wait for their turn.
-    if (trust::is_off(element)) return {.reason = Reason::type_off};
-    if (trust::quarantined()) return {.reason = Reason::quarantined};
-    const auto plan = npublas::plan(product.shape, element, current_limits(element));
+    const auto plan = plan_of(request, settings);
     if (!plan) return {.reason = Reason::window};
+    // Known since the decision was made, which may be long ago if many wait for their turn.
+    if (trust::is_off(plan->element)) return {.reason = Reason::type_off};
+    if (trust::quarantined()) return {.reason = Reason::quarantined};
     // Whoever demands the NPU waits for it; whoever wants the faster one, no longer than the CPU
     // takes.
     auto patience = engine->options.lock_patience;
     if (settings.device != Device::npu) {
-      const double seconds = predict(*plan, product.in, product.out).cpu_seconds;
+      const double seconds =
+          predict(*plan, request.product.a_type, request.product.out).cpu_seconds;
       patience = std::min(patience, std::chrono::milliseconds(std::int64_t(seconds * 1e3)));
     }
     if (!engine->lock->acquire(patience)) {
@@ -343,8 +349,9 @@ Outcome multiply(const Product& product, const Settings& settings) noexcept {
     }
     const std::shared_ptr<void> unlock(nullptr, [&](void*) { engine->lock->release(); });
     try {
-      outcome = run(*engine, product, *plan);
+      outcome = run(*engine, request, settings, *plan);
       trust::note_success();
+      note_pinned(engine->executor->window().usage().pinned_bytes);
     } catch (const Error& error) {
       outcome = {.reason = reason_of(error), .detail = error.what()};
       trust::note_failure(error.what());
@@ -360,10 +367,11 @@ Outcome multiply(const Product& product, const Settings& settings) noexcept {
   return outcome;
 }
 
-std::optional<Plan> plan_for(DType in, const Shape& shape) {
-  const auto element = element_of(in);
-  if (!element || shape.flops() == 0) return std::nullopt;
-  return plan(shape, *element, current_limits(*element));
+void forget(const Weights& weights) noexcept {
+  const std::shared_ptr<Engine> engine = state->get();
+  if (!engine || !engine->executor) return;
+  engine->executor->window().forget(weights.id());
+  note_pinned(engine->executor->window().usage().pinned_bytes);
 }
 
 EngineStatus engine_status() {
@@ -393,6 +401,7 @@ EngineStatus engine_status() {
   status.runs = work.runs;
   status.packed_bytes = work.packed_bytes;
   status.unpacked_bytes = work.unpacked_bytes;
+  status.recomputed = work.recomputed;
   status.pack_seconds = double(work.pack_nanoseconds) * 1e-9;
   status.run_seconds = double(work.run_nanoseconds) * 1e-9;
   status.unpack_seconds = double(work.unpack_nanoseconds) * 1e-9;

@@ -15,6 +15,7 @@
 
 #include "npublas/engine/counters.hpp"
 #include "npublas/engine/product.hpp"
+#include "npublas/exec/request.hpp"
 #include "npublas/exec/selftest.hpp"
 #include "npublas/exec/window.hpp"
 #include "npublas/math/cost.hpp"
@@ -35,16 +36,21 @@ struct Outcome {
 
 /// Decides from the settings, the types, the shape, and what the engine knows. Cheap, takes no lock
 /// and opens nothing: while the engine is closed, a product that wants the NPU is decided for it.
-Decision decide(const Settings& settings, DType in, DType out, const Shape& shape) noexcept;
+/// `weights`: of B, if it is packed.
+Decision decide(const Settings& settings, DType a, DType b, DType out, const Shape& shape,
+                const Weights* weights = nullptr) noexcept;
 
 /// `closed` also when an unavailable engine may be tried again.
 EngineState engine_state() noexcept;
 /// Why the engine is unavailable, in words with the cure; empty otherwise.
 std::string unavailable_because();
 
-/// Runs the product on the NPU. Needs an open engine (opening is the door's business, because it
-/// may need Python). Never throws; safe from any thread, without the GIL.
-Outcome multiply(const Product& product, const Settings& settings) noexcept;
+/// Runs what is asked for on the NPU. Needs an open engine (opening is the door's business, because
+/// it may need Python). Never throws; safe from any thread, without the GIL.
+Outcome multiply(const Request& request, const Settings& settings) noexcept;
+
+/// Frees what the NPU's window holds of the weights.
+void forget(const Weights& weights) noexcept;
 
 struct EngineOptions {
   std::string runtime = "auto";                     ///< "auto", "simulator" or a path
@@ -83,14 +89,14 @@ struct EngineStatus {
   std::uint64_t retries = 0;        ///< products that came right at the second attempt
   std::string last_retry;           ///< what had failed at the first
   exec::WindowUsage window;
-  std::uint64_t runs = 0, packed_bytes = 0, unpacked_bytes = 0;
+  std::uint64_t runs = 0, packed_bytes = 0, unpacked_bytes = 0, recomputed = 0;
   double pack_seconds = 0, run_seconds = 0, unpack_seconds = 0;  ///< summed over the workers
 };
 EngineStatus engine_status();
 
-/// The element type that a product of these operands is computed in; nothing if the NPU has none.
-std::optional<Element> element_of(DType in);
-/// The plan that `multiply` would run with the open engine's limits (or RK3588's, if it is closed).
-std::optional<Plan> plan_for(DType in, const Shape& shape);
+/// The plan that `multiply` would run with the open engine's limits (or RK3588's, if it is closed);
+/// `cores`, if not 0, instead of all.
+std::optional<Plan> plan_for(DType a, DType b, Precision precision, const Shape& shape,
+                             const Weights* weights = nullptr, int cores = 0);
 
 }  // namespace npublas

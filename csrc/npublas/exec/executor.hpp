@@ -9,30 +9,14 @@
 #include <memory>
 #include <vector>
 
-#include "npublas/base/matrix.hpp"
-#include "npublas/exec/window.hpp"
-#include "npublas/math/plan.hpp"
+#include "npublas/exec/job.hpp"
 
 namespace npublas::exec {
 
-/// Why a product ended. All but `done` leave C undefined, and mean that the CPU must compute it.
-enum class Ended {
-  done,
-  not_finite,  ///< NaN or infinity in an operand: what the NPU makes of them is unknown
-  subnormal,   ///< a float16 operand has values that this device flushes to zero
-  overflow,    ///< a sum left the range of float32
-};
-
 struct Ending {
   Ended ended = Ended::done;
-  bool overflowed = false;   ///< a finite sum was rounded to an infinite float16
-  bool underflowed = false;  ///< a sum was rounded to a subnormal float16, or to zero
-};
-
-/// What was moved and how long it took, summed over the workers.
-struct Work {
-  std::atomic<std::uint64_t> runs{0}, packed_bytes{0}, unpacked_bytes{0};
-  std::atomic<std::uint64_t> pack_nanoseconds{0}, run_nanoseconds{0}, unpack_nanoseconds{0};
+  bool overflowed = false;   ///< a finite sum was rounded to infinity
+  bool underflowed = false;  ///< a sum was rounded to a subnormal, or to zero
 };
 
 class Executor {
@@ -47,7 +31,7 @@ class Executor {
 
   /// Runs the plan on cores [first_core, first_core + plan.cores), modulo their number. Throws the
   /// first Error of a worker, after all have stopped touching the caller's memory. One at a time.
-  Ending run(const Plan& plan, const Product& product, bool flushes_subnormals, int first_core = 0);
+  Ending run(const Plan& plan, const Request& request, bool flushes_subnormals, int first_core = 0);
 
   Window& window() { return *window_; }
   const Work& work() const { return work_; }
@@ -58,14 +42,11 @@ class Executor {
   int failed_core() const { return failed_core_; }
 
  private:
-  struct Bench;
-  struct Job;
   struct Worker;
 
-  Bench borrow(const Plan& plan, int core);
+  Bench borrow(const Plan& plan, bool weights, int core);
   void serve(Worker& worker, int core);
   void take_blocks(Job& job, int core);
-  void multiply(Job& job, const Block& block, const Bench& bench);
 
   std::shared_ptr<device::Runtime> runtime_;
   std::unique_ptr<Window> window_;

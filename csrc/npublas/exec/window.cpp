@@ -13,9 +13,13 @@ namespace npublas::exec {
 struct Window::Entry {
   std::unique_ptr<device::Memory> memory;  // one of the two
   std::unique_ptr<device::Context> context;
+  WeightKey key;  // of weights; 0 of everything else
   std::size_t bytes = 0;
   int files = 0;
-  bool on_loan = true;
+  int loans = 1;
+  bool pinned = false;
+
+  bool is_weight() const { return key.weights != 0; }
 };
 
 namespace {
@@ -60,8 +64,8 @@ Window::Loan<device::Memory> Window::memory(std::size_t bytes) {
   // it.
   for (auto it = entries_.begin(); it != entries_.end(); ++it) {
     Entry& entry = **it;
-    if (entry.memory && !entry.on_loan && entry.bytes == size) {
-      entry.on_loan = true;
+    if (entry.memory && !entry.is_weight() && entry.loans == 0 && entry.bytes == size) {
+      entry.loans = 1;
       entries_.splice(entries_.begin(), entries_, it);
       return {this, &entry, entry.memory.get()};
     }
@@ -82,9 +86,9 @@ Window::Loan<device::Context> Window::context(device::Type type, const device::C
   const std::lock_guard lock(mutex_);
   for (auto it = entries_.begin(); it != entries_.end(); ++it) {
     Entry& entry = **it;
-    if (entry.context && !entry.on_loan && entry.context->type() == type &&
+    if (entry.context && entry.loans == 0 && entry.context->type() == type &&
         entry.context->core() == core && entry.context->shape() == shape) {
-      entry.on_loan = true;
+      entry.loans = 1;
       entries_.splice(entries_.begin(), entries_, it);
       return {this, &entry, entry.context.get()};
     }
@@ -111,21 +115,70 @@ Window::Entry& Window::admit(std::unique_ptr<Entry> entry) {
 
 void Window::give_back(Entry* entry) {
   const std::lock_guard lock(mutex_);
-  entry->on_loan = false;
+  --entry->loans;
 }
 
-bool Window::evict_one() {
+void Window::evict(std::list<std::unique_ptr<Entry>>::iterator it) {
+  const Entry& entry = **it;
+  usage_.bytes -= entry.bytes;
+  usage_.files -= entry.files;
+  if (entry.is_weight()) usage_.weight_bytes -= entry.bytes;
+  if (entry.pinned) usage_.pinned_bytes -= entry.bytes;
+  --(entry.context ? usage_.contexts : usage_.memories);
+  entries_.erase(it);
+}
+
+bool Window::evict_one(bool pinned) {
   for (auto it = entries_.rbegin(); it != entries_.rend(); ++it) {
-    Entry& entry = **it;
-    if (entry.on_loan) continue;
-    usage_.bytes -= entry.bytes;
-    usage_.files -= entry.files;
-    --(entry.context ? usage_.contexts : usage_.memories);
+    if ((*it)->loans > 0 || (*it)->pinned != pinned) continue;
+    evict(std::next(it).base());
     ++usage_.evictions;
-    entries_.erase(std::next(it).base());
     return true;
   }
   return false;
+}
+
+Window::Loan<device::Memory> Window::weight(const WeightKey& key, std::size_t bytes, bool pin,
+                                            const std::function<void(device::Memory&)>& fill) {
+  const std::size_t size = std::size_t(round_up(std::int64_t(bytes), std::int64_t(kPage)));
+  const std::lock_guard lock(mutex_);
+  for (auto it = entries_.begin(); it != entries_.end(); ++it) {
+    Entry& entry = **it;
+    if (!entry.is_weight() || entry.key != key) continue;
+    ++entry.loans;
+    ++usage_.weights_found;
+    entries_.splice(entries_.begin(), entries_, it);
+    return {this, &entry, entry.memory.get()};
+  }
+  make_room(size, 1, 0);
+  auto entry = std::make_unique<Entry>();
+  entry->key = key;
+  entry->bytes = size;
+  entry->files = 1;
+  entry->memory = make<device::Memory>(size);
+  fill(*entry->memory);  // under the lock: whoever else wants this tile waits for it
+  entry->pinned = pin && usage_.pinned_bytes + size <= limits_.bytes / 2;
+  if (entry->pinned) usage_.pinned_bytes += size;
+  usage_.weight_bytes += size;
+  ++usage_.memories;
+  ++usage_.memories_created;
+  ++usage_.weights_filled;
+  Entry& admitted = admit(std::move(entry));
+  return {this, &admitted, admitted.memory.get()};
+}
+
+void Window::forget(std::uint64_t weights) {
+  const std::lock_guard lock(mutex_);
+  for (auto it = entries_.begin(); it != entries_.end();) {
+    const auto next = std::next(it);
+    Entry& entry = **it;
+    if (entry.key.weights == weights) {
+      if (entry.pinned) usage_.pinned_bytes -= entry.bytes;
+      entry.pinned = false;
+      if (entry.loans == 0) evict(it);
+    }
+    it = next;
+  }
 }
 
 void Window::make_room(std::size_t bytes, int files, int contexts) {
@@ -145,7 +198,7 @@ void Window::make_room(std::size_t bytes, int files, int contexts) {
 
 void Window::clear() {
   const std::lock_guard lock(mutex_);
-  while (evict_one()) {
+  while (evict_one() || evict_one(true)) {
   }
   if (entries_.empty()) runtime_->renew_allocator();
 }

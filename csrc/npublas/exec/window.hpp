@@ -2,11 +2,14 @@
 // The share of NPU memory that npublas allows itself. It bounds bytes, contexts and file
 // descriptors together (each buffer is one descriptor, each context two and two pages), and keeps
 // what was used for the next product: the least recently used idle buffer or context makes room for
-// a new one.
+// a new one. Tiles of weights are buffers with a name: whoever asks for one finds it filled, and
+// several may use it at once.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -24,9 +27,20 @@ struct WindowLimits {
 
 struct WindowUsage {
   std::size_t bytes = 0, peak_bytes = 0;
+  std::size_t weight_bytes = 0, pinned_bytes = 0;  ///< of `bytes`: tiles of weights
   int contexts = 0, memories = 0, files = 0;
+  std::uint64_t weights_filled = 0, weights_found = 0;  ///< tiles that were asked for
   std::uint64_t memories_created = 0, contexts_created = 0, evictions = 0;
   std::uint64_t contexts_unpinned = 0;  ///< whose core mask the runtime refused
+};
+
+/// A surface of a tile of weights.
+struct WeightKey {
+  enum class Part : std::uint8_t { high, low, joined };
+  std::uint64_t weights = 0;  ///< Weights::id
+  std::int64_t tile = 0;
+  Part part = Part::high;
+  auto operator<=>(const WeightKey&) const = default;
 };
 
 class Window {
@@ -67,6 +81,13 @@ class Window {
   /// The context for this type, shape and core.
   Loan<device::Context> context(device::Type type, const device::ContextShape& shape, int core);
 
+  /// The surface of weights with this name, which `fill` has written and synced if it wasn't there.
+  /// A pinned one makes no room for others, as long as all of them take half of the window at most.
+  Loan<device::Memory> weight(const WeightKey& key, std::size_t bytes, bool pin,
+                              const std::function<void(device::Memory&)>& fill);
+  /// Frees what is idle of the weights, and unpins the rest.
+  void forget(std::uint64_t weights);
+
   /// Frees everything idle; if that is all there is, also the context that memories come from.
   void clear();
   const WindowLimits& limits() const { return limits_; }
@@ -76,7 +97,8 @@ class Window {
   template <typename T, typename... Arguments>
   std::unique_ptr<T> make(const Arguments&... arguments);
   void give_back(Entry* entry);
-  bool evict_one();
+  void evict(std::list<std::unique_ptr<Entry>>::iterator entry);
+  bool evict_one(bool pinned = false);
   void make_room(std::size_t bytes, int files, int contexts);
   Entry& admit(std::unique_ptr<Entry> entry);
 

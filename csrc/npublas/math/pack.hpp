@@ -42,13 +42,16 @@ struct Packing {
   float scale = 0;  ///< `quantized`: for all lanes, clamping what is beyond; 0: each lane's own
 };
 
-/// What `split` loses of a lane where a low part is so small that it is subnormal, which a device
-/// may take for zero. Magnitudes are those after scaling. docs/precision.md has the use of it.
+/// What `split` may lose of the elements of a lane, beyond the roundings that every element has:
+/// all of what is left beside the high part, if the low part is zero or so small that it is
+/// subnormal, which a device may take for zero; 2^-10 of the element, if its high part is zero (the
+/// low part is all there is of it then, and low·low is never computed). Magnitudes are those after
+/// scaling. docs/precision.md has the use of it.
 struct LaneLoss {
-  float largest = 0;  ///< the largest loss of an element; 0 if every low part is normal, or exact
-  float total = 0;    ///< the sum of the losses, rounded up
-  float size = 0;     ///< the sum of the magnitudes, rounded up
-  float top = 0;      ///< the largest magnitude
+  float largest = 0;       ///< the largest loss of an element
+  float total = 0;         ///< the sum of the losses, rounded up
+  float size = 0;          ///< the sum of the magnitudes, rounded up
+  float top = 0;           ///< the largest magnitude
   std::int32_t large = 0;  ///< the number of magnitudes of at least `kLarge`
   std::int32_t unused = 0;
 };

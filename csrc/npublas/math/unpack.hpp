@@ -26,7 +26,8 @@ struct Target {
 struct Unpacked {
   bool finite = true;      ///< no sum is NaN or infinite (integers: always true)
   bool underflow = false;  ///< a float sum lost bits because it is subnormal, or became zero
-  bool zero = true;        ///< every element of the surface that was read is zero
+  bool main_zero = true;   ///< every element of the surface that was read is zero
+  bool cross_zero = true;  ///< the same of the second surface, if there is one
 };
 
 /// Adds (`accumulate`) or stores the int32 surface of `surface_rows` rows, plus

@@ -1,0 +1,153 @@
+#include "npublas/math/accuracy.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "npublas/base/half.hpp"
+
+namespace npublas {
+namespace {
+
+constexpr double kUnit = 0x1p-24;
+constexpr std::int64_t kFew = 16;    // elements that may be doubtful in any block,
+constexpr std::int64_t kOneOf = 64;  // and their share in large ones
+constexpr double kMeeting = double(kLarge) * double(kLarge);
+
+/// What a lane has to be compared with at worst: of all lanes on the other side that aren't zero.
+struct Others {
+  double size = 0, top = 0;
+  std::int64_t large = std::numeric_limits<std::int64_t>::max();
+};
+
+Others others_of(const LaneLoss* losses, std::int64_t count) {
+  Others others;
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (losses[i].top == 0) continue;
+    others.size = std::max(others.size, double(losses[i].size));
+    others.top = std::max(others.top, double(losses[i].top));
+    others.large = std::min(others.large, std::int64_t(losses[i].large));
+  }
+  return others;
+}
+
+double loss_against(const LaneLoss& lane, double size, double top) {
+  return std::min(double(lane.largest) * size, double(lane.total) * top);
+}
+
+/// Each side may lose u of (|A||B|)_ij.
+bool is_harmless(const LaneLoss& lane, const Others& others, std::int64_t depth) {
+  if (lane.largest == 0 || others.top == 0) return true;
+  const double meeting = double(lane.large + others.large - depth);
+  return loss_against(lane, others.size, others.top) <= kUnit * meeting * kMeeting;
+}
+
+double read(const Lane& lane, std::int64_t index) {
+  const std::byte* const from = static_cast<const std::byte*>(lane.data) + index * lane.stride;
+  std::uint16_t bits;
+  float single;
+  double value;
+  switch (lane.dtype) {
+    case DType::float16:
+      std::memcpy(&bits, from, sizeof bits);
+      return half_to_float(bits);
+    case DType::bfloat16:
+      std::memcpy(&bits, from, sizeof bits);
+      return bfloat16_to_float(bits);
+    case DType::float64:
+      std::memcpy(&value, from, sizeof value);
+      return float(value);
+    default:
+      std::memcpy(&single, from, sizeof single);
+      return single;
+  }
+}
+
+std::byte* address(const Target& sums, std::int64_t row, std::int64_t column) {
+  return static_cast<std::byte*>(sums.data) + row * sums.row_stride + column * sums.column_stride;
+}
+
+double load(const Target& sums, std::int64_t row, std::int64_t column) {
+  double value;
+  float single;
+  if (sums.dtype == DType::float64) {
+    std::memcpy(&value, address(sums, row, column), sizeof value);
+    return value;
+  }
+  std::memcpy(&single, address(sums, row, column), sizeof single);
+  return single;
+}
+
+}  // namespace
+
+void Accuracy::note(std::int64_t row, std::int64_t rows, std::int64_t depth,
+                    const LaneLoss* row_losses, const double* row_scales,
+                    const LaneLoss* column_losses, const double* column_scales) {
+  const auto loses = [](const LaneLoss& lane) { return lane.largest != 0; };
+  if (std::none_of(row_losses, row_losses + rows, loses) &&
+      std::none_of(column_losses, column_losses + columns_, loses))
+    return;
+  const Others of_rows = others_of(column_losses, columns_);
+  const Others of_columns = others_of(row_losses, rows);
+  bool harmless = true;
+  for (std::int64_t i = 0; i < rows; ++i) harmless &= is_harmless(row_losses[i], of_rows, depth);
+  for (std::int64_t j = 0; j < columns_; ++j)
+    harmless &= is_harmless(column_losses[j], of_columns, depth);
+  if (harmless) return;
+
+  Tile tile{.row = row};
+  tile.rows.reserve(std::size_t(rows));
+  for (std::int64_t i = 0; i < rows; ++i)
+    tile.rows.push_back({row_losses[i], row_scales[i], is_harmless(row_losses[i], of_rows, depth)});
+  tile.columns.reserve(std::size_t(columns_));
+  for (std::int64_t j = 0; j < columns_; ++j)
+    tile.columns.push_back(
+        {column_losses[j], column_scales[j], is_harmless(column_losses[j], of_columns, depth)});
+  tiles_.push_back(std::move(tile));
+}
+
+std::optional<std::vector<std::pair<std::int64_t, std::int64_t>>> Accuracy::doubtful(
+    const Target& sums) const {
+  const auto most = std::size_t(std::max(kFew, rows_ * columns_ / kOneOf));
+  std::vector<std::pair<std::int64_t, std::int64_t>> elements;
+  std::vector<double> losses(std::size_t(columns_));
+  for (std::int64_t row = 0; row < rows_; ++row) {
+    std::fill(losses.begin(), losses.end(), 0.0);
+    for (const Tile& tile : tiles_) {
+      const std::int64_t within = row - tile.row;
+      if (within < 0 || within >= std::int64_t(tile.rows.size())) continue;
+      const auto& [of_row, row_scale, row_harmless] = tile.rows[std::size_t(within)];
+      for (std::size_t j = 0; j < losses.size(); ++j) {
+        const auto& [of_column, column_scale, column_harmless] = tile.columns[j];
+        double loss = 0;
+        if (!row_harmless) loss += loss_against(of_row, of_column.size, of_column.top);
+        if (!column_harmless) loss += loss_against(of_column, of_row.size, of_row.top);
+        losses[j] += loss * row_scale * column_scale;
+      }
+    }
+    for (std::int64_t column = 0; column < columns_; ++column) {
+      if (losses[std::size_t(column)] <= 2 * kUnit * std::fabs(load(sums, row, column))) continue;
+      if (elements.size() == most) return std::nullopt;
+      elements.emplace_back(row, column);
+    }
+  }
+  return elements;
+}
+
+double dot(const Lane& a, const Lane& b, std::int64_t depth) {
+  double sum = 0;
+  for (std::int64_t k = 0; k < depth; ++k) sum += read(a, k) * read(b, k);
+  return sum;
+}
+
+void store(const Target& sums, std::int64_t row, std::int64_t column, double value) {
+  if (sums.dtype == DType::float64) {
+    std::memcpy(address(sums, row, column), &value, sizeof value);
+    return;
+  }
+  const float single = float(value);
+  std::memcpy(address(sums, row, column), &single, sizeof single);
+}
+
+}  // namespace npublas
