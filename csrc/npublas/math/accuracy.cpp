@@ -43,7 +43,7 @@ bool is_harmless(const LaneLoss& lane, const Others& others, std::int64_t depth)
   return loss_against(lane, others.size, others.top) <= kUnit * meeting * kMeeting;
 }
 
-double read(const Lane& lane, std::int64_t index) {
+double read(const Vector& lane, std::int64_t index) {
   const std::byte* const from = static_cast<const std::byte*>(lane.data) + index * lane.stride;
   std::uint16_t bits;
   float single;
@@ -111,7 +111,7 @@ std::optional<std::vector<std::pair<std::int64_t, std::int64_t>>> Accuracy::doub
     const Target& sums) const {
   const auto most = std::size_t(std::max(kFew, rows_ * columns_ / kOneOf));
   std::vector<std::pair<std::int64_t, std::int64_t>> elements;
-  std::vector<double> losses(std::size_t(columns_));
+  std::vector<double> losses(static_cast<std::size_t>(columns_));
   for (std::int64_t row = 0; row < rows_; ++row) {
     std::fill(losses.begin(), losses.end(), 0.0);
     for (const Tile& tile : tiles_) {
@@ -135,7 +135,7 @@ std::optional<std::vector<std::pair<std::int64_t, std::int64_t>>> Accuracy::doub
   return elements;
 }
 
-double dot(const Lane& a, const Lane& b, std::int64_t depth) {
+double dot(const Vector& a, const Vector& b, std::int64_t depth) {
   double sum = 0;
   for (std::int64_t k = 0; k < depth; ++k) sum += read(a, k) * read(b, k);
   return sum;

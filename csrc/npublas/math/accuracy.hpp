@@ -59,14 +59,14 @@ class Accuracy {
 };
 
 /// A row of A or a column of B in the caller's memory.
-struct Lane {
+struct Vector {
   const void* data;
   std::ptrdiff_t stride;
   DType dtype;  ///< a float type; float64 counts as rounded to float32
 };
 
 /// The scalar product, in double.
-double dot(const Lane& a, const Lane& b, std::int64_t depth);
+double dot(const Vector& a, const Vector& b, std::int64_t depth);
 
 /// Stores an element of the sums, as float32 or float64.
 void store(const Target& sums, std::int64_t row, std::int64_t column, double value);
