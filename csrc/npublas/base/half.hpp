@@ -42,6 +42,19 @@ inline std::uint16_t float_to_half(float value) {
   return std::uint16_t((finite & ~is_large) | (0x7c00u & is_large) | (0x0200u & is_nan) | sign);
 }
 
+/// A float next to the double, of which no bit is lost that a later rounding to fewer bits could
+/// need: the double itself, or, of the two floats around it, the one whose last bit is set ("round
+/// to odd"; Boldo and Melquiond 2008). So double to float16 by way of float is rounded once.
+inline float double_to_odd_float(double value) {
+  const float nearest = static_cast<float>(value);
+  const double back = nearest;
+  std::uint32_t bits = std::bit_cast<std::uint32_t>(nearest);
+  const bool away = value < 0 ? back < value : back > value;
+  bits -= std::uint32_t(away);  // toward zero
+  bits |= std::uint32_t((back < value) | (back > value));
+  return std::bit_cast<float>(bits);
+}
+
 /// The value of a bfloat16, which is the upper half of a float.
 inline float bfloat16_to_float(std::uint16_t value) {
   return std::bit_cast<float>(std::uint32_t(value) << 16);

@@ -27,16 +27,17 @@ struct Epilogue {
 
 /// What rounding to a narrow type did, as NumPy's flags tell it.
 struct Rounded {
-  bool overflow = false;   ///< a finite sum became infinite
-  bool underflow = false;  ///< a sum below the normal numbers is not exactly representable
+  bool overflow = false;   ///< what was finite became infinite
+  bool underflow = false;  ///< a result below the normal numbers is not exactly representable
 };
 
 /// `sums` is row-major, as wide as the target, and of `sums_type`: float32 or float64. The target
 /// is of any float type. `bias` begins at the target's first column. NaN is left as it is.
 Rounded finish(const void* sums, DType sums_type, const Epilogue& epilogue, const Target& target);
 
-/// The formulas, each of one number, in double: max(x, 0); x·Φ(x) with erf; its tanh
-/// approximation (Hendrycks and Gimpel 2016, arXiv:1606.08415); x/(1 + e^-x).
+/// The formulas, each of one number, in double: max(x, 0); x·Φ(x), with erfc, which keeps its
+/// digits where Φ is small; its tanh approximation (Hendrycks and Gimpel 2016, arXiv:1606.08415);
+/// x/(1 + e^-x).
 double activate(Activation activation, double x);
 
 }  // namespace npublas

@@ -1,69 +1,27 @@
 #include "npublas/math/pack.hpp"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
-#include <cstring>
+#include <string>
 #include <vector>
 
+#include "npublas/base/error.hpp"
 #include "npublas/base/half.hpp"
+#include "npublas/math/coding.hpp"
+#include "npublas/math/gather.hpp"
 
 namespace npublas {
 namespace {
 
-// Lanes that go through the buffer together. Row-major B has its columns side by side, so 16 floats
-// are one cache line of every row that is read; 16 lanes × 2048 deep are 128 KiB, which L2 holds.
-constexpr std::int64_t kTogether = 16;
 // A lane's largest magnitude is scaled into [2^14, 2^15), so that rounding to float16 can't
 // overflow. A float16 lane isn't rounded and goes one binade higher: it is then never scaled down,
-// so that no element loses a bit.
+// so that no element loses a bit. (Its low parts, if it is split, are what was subnormal.)
 constexpr int kTarget = 14;
 constexpr int kTargetOfHalf = 15;
-constexpr std::uint32_t kInfinityBits = 0x7f800000u;
 
-template <typename T>
-T read(const std::byte* from) {
-  T value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
-
-/// Copies lanes [0, count) into `to[lane * depth + d]`, converting with `convert`.
-template <typename T, typename U, typename Convert>
-void gather(const Lanes& source, std::int64_t first, std::int64_t count, U* to, Convert convert) {
-  const std::byte* base = static_cast<const std::byte*>(source.data) + first * source.lane_stride;
-  const std::int64_t depth = source.depth;
-  if (source.lane_stride == std::ptrdiff_t(sizeof(T)) && count > 1) {  // lanes are neighbours
-    for (std::int64_t d = 0; d < depth; ++d) {
-      const std::byte* row = base + d * source.depth_stride;
-      for (std::int64_t lane = 0; lane < count; ++lane)
-        to[lane * depth + d] = convert(read<T>(row + lane * std::ptrdiff_t(sizeof(T))));
-    }
-    return;
-  }
-  for (std::int64_t lane = 0; lane < count; ++lane) {
-    const std::byte* from = base + lane * source.lane_stride;
-    U* const out = to + lane * depth;
-    if (source.depth_stride == std::ptrdiff_t(sizeof(T))) {
-      for (std::int64_t d = 0; d < depth; ++d)
-        out[d] = convert(read<T>(from + d * std::ptrdiff_t(sizeof(T))));
-    } else {
-      for (std::int64_t d = 0; d < depth; ++d)
-        out[d] = convert(read<T>(from + d * source.depth_stride));
-    }
-  }
-}
-
-void gather_floats(const Lanes& source, std::int64_t first, std::int64_t count, float* to) {
-  switch (source.dtype) {
-    case DType::float16:
-      return gather<std::uint16_t>(source, first, count, to, half_to_float);
-    case DType::float64:
-      return gather<double>(source, first, count, to, [](double x) { return float(x); });
-    default:
-      return gather<float>(source, first, count, to, [](float x) { return x; });
-  }
+constexpr Element element_of(Coding coding) {
+  return coding == Coding::half || coding == Coding::split ? Element::float16 : Element::int8;
 }
 
 /// Where the 16-byte or 32-element pieces of a lane go: A and B differ only in this.
@@ -78,107 +36,197 @@ struct Surface {
   }
 };
 
+/// Writes a lane of `width` values, a multiple of the pieces, and zeros below them.
 template <typename T>
-void scatter_lane(const Surface& surface, std::int64_t lane, const T* values, std::int64_t depth,
-                  T* to) {
+void scatter_lane(const Surface& surface, std::int64_t lane, const T* values, std::int64_t width,
+                  void* to) {
   const std::int64_t piece = surface.piece();
   for (std::int64_t d = 0; d < surface.depth; d += piece) {
-    T* const out = to + surface.at(lane, d);
-    const std::int64_t filled = std::clamp<std::int64_t>(depth - d, 0, piece);
-    if (filled > 0) std::copy_n(values + d, filled, out);
-    std::fill_n(out + filled, piece - filled, T(0));
+    T* const out = static_cast<T*>(to) + surface.at(lane, d);
+    if (d < width)
+      std::copy_n(values + d, piece, out);
+    else
+      std::fill_n(out, piece, T(0));
   }
 }
 
 template <typename T>
-void clear_lane(const Surface& surface, std::int64_t lane, T* to) {
-  scatter_lane<T>(surface, lane, nullptr, 0, to);
+void clear_lanes(const Surface& surface, std::int64_t first, void* to) {
+  for (std::int64_t lane = first; lane < surface.lanes; ++lane)
+    scatter_lane<T>(surface, lane, nullptr, 0, to);
 }
 
-Packed pack_bytes(const Lanes& source, const Surface& surface, std::int8_t* to) {
-  Packed packed;
-  std::vector<std::int8_t> buffer(std::size_t(kTogether * std::max<std::int64_t>(source.depth, 1)));
-  for (std::int64_t first = 0; first < source.lanes; first += kTogether) {
-    const std::int64_t count = std::min(kTogether, source.lanes - first);
-    gather<std::int8_t>(source, first, count, buffer.data(), [](std::int8_t x) { return x; });
-    std::uint8_t any = 0;
-    for (std::int64_t i = 0; i < count * source.depth; ++i)
-      any |= std::uint8_t(buffer[std::size_t(i)]);
-    packed.zero &= any == 0;
-    for (std::int64_t lane = 0; lane < count; ++lane)
-      scatter_lane(surface, first + lane, buffer.data() + lane * source.depth, source.depth, to);
-  }
-  for (std::int64_t lane = source.lanes; lane < surface.lanes; ++lane)
-    clear_lane(surface, lane, to);
-  return packed;
-}
-
-/// 2^exponent for any exponent that a scale can have, as two factors that are normal floats.
-std::array<float, 2> powers_of_two(int exponent) {
-  const int half = exponent / 2;
-  return {std::ldexp(1.0f, half), std::ldexp(1.0f, exponent - half)};
-}
-
-Packed pack_floats(const Lanes& source, const Surface& surface, std::uint16_t* to,
-                   std::int32_t* exponents) {
-  Packed packed;
-  const std::int64_t depth = source.depth;
-  std::vector<float> buffer(std::size_t(kTogether * std::max<std::int64_t>(depth, 1)));
-  std::vector<std::uint16_t> halves(std::size_t(std::max<std::int64_t>(depth, 1)));
-  const bool watch_subnormals = source.dtype == DType::float16;
-  const int target = watch_subnormals ? kTargetOfHalf : kTarget;
-  for (std::int64_t first = 0; first < source.lanes; first += kTogether) {
-    const std::int64_t count = std::min(kTogether, source.lanes - first);
-    gather_floats(source, first, count, buffer.data());
-    for (std::int64_t lane = 0; lane < count; ++lane) {
-      const float* const values = buffer.data() + lane * depth;
-      // Bits order as magnitudes do, with infinity and then NaN on top.
-      std::uint32_t largest = 0;
-      for (std::int64_t d = 0; d < depth; ++d)
-        largest = std::max(largest, std::bit_cast<std::uint32_t>(values[d]) & 0x7fffffffu);
-      int exponent = 0;
-      if (largest >= kInfinityBits) {
-        packed.finite = false;
-      } else if (largest != 0) {
-        packed.zero = false;
-        exponent = target - std::ilogb(std::bit_cast<float>(largest));
-      }
-      exponents[first + lane] = exponent;
-      const auto [s, t] = powers_of_two(exponent);
-      for (std::int64_t d = 0; d < depth; ++d)
-        halves[std::size_t(d)] = float_to_half(values[d] * s * t);
-      if (watch_subnormals) {
-        bool subnormal = false;
-        for (std::int64_t d = 0; d < depth; ++d) {
-          const unsigned magnitude = halves[std::size_t(d)] & 0x7fffu;
-          subnormal |= magnitude - 1u < 0x03ffu;
-        }
-        packed.subnormal |= subnormal;
-      }
-      scatter_lane(surface, first + lane, halves.data(), depth, to);
+Packed pack_bytes(const Lanes& source, Coding coding, const Surface& surface, void* to,
+                  const LaneNotes& notes) {
+  // The bits of u - 128 are those of u with the uppermost one turned.
+  const std::uint8_t turned = coding == Coding::shifted ? 0x80 : 0;
+  LaneBuffer<std::int8_t> buffer(source.depth);
+  std::uint8_t any = 0;
+  for (std::int64_t first = 0; first < source.lanes; first += kLanesTogether) {
+    const std::int64_t count = std::min(kLanesTogether, source.lanes - first);
+    buffer.gather<std::uint8_t>(source, first, count,
+                                [=](std::uint8_t x) { return std::int8_t(x ^ turned); });
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int8_t* const values = buffer.lane(i);
+      std::int32_t sum = 0;
+      for (std::int64_t d = 0; d < source.depth; ++d) sum += values[d];
+      for (std::int64_t d = 0; d < source.depth; ++d) any |= std::uint8_t(values[d]) ^ turned;
+      if (notes.sums) notes.sums[first + i] = sum;
+      scatter_lane(surface, first + i, values, buffer.width(), to);
     }
   }
-  for (std::int64_t lane = source.lanes; lane < surface.lanes; ++lane)
-    clear_lane(surface, lane, to);
+  clear_lanes<std::int8_t>(surface, source.lanes, to);
+  return {.zero = any == 0};
+}
+
+void gather_floats(const Lanes& source, std::int64_t first, std::int64_t count,
+                   LaneBuffer<float>& buffer) {
+  switch (source.dtype) {
+    case DType::float16:
+      return buffer.gather<std::uint16_t>(source, first, count, half_to_float);
+    case DType::bfloat16:
+      return buffer.gather<std::uint16_t>(source, first, count, bfloat16_to_float);
+    case DType::float64:
+      return buffer.gather<double>(source, first, count, [](double x) { return float(x); });
+    default:
+      return buffer.gather<float>(source, first, count, [](float x) { return x; });
+  }
+}
+
+/// Calls `convert(lane, values, largest)` for each lane, with its values as floats, `width` of
+/// them, and their largest magnitude as bits.
+template <typename Convert>
+void for_each_lane(const Lanes& source, Packed& packed, Convert convert) {
+  LaneBuffer<float> buffer(source.depth);
+  for (std::int64_t first = 0; first < source.lanes; first += kLanesTogether) {
+    const std::int64_t count = std::min(kLanesTogether, source.lanes - first);
+    gather_floats(source, first, count, buffer);
+    for (std::int64_t i = 0; i < count; ++i) {
+      float* const values = buffer.lane(i);
+      const std::uint32_t largest = largest_magnitude(values, buffer.width());
+      packed.finite &= std::isfinite(std::bit_cast<float>(largest));
+      convert(first + i, values, largest);
+    }
+  }
+}
+
+Packed pack_halves(const Lanes& source, const Surface& surface, void* to, const LaneNotes& notes) {
+  Packed packed;
+  const bool is_half = source.dtype == DType::float16;
+  const std::int64_t width = round_up(source.depth, kDepthStep);
+  std::vector<std::uint16_t> halves(std::size_t(width), 0);
+  for_each_lane(source, packed, [&](std::int64_t lane, float* values, std::uint32_t largest) {
+    const int exponent = exponent_for(largest, is_half ? kTargetOfHalf : kTarget);
+    scale_lane(values, width, exponent);
+    packed.zero &= largest == 0;
+    packed.subnormal |= halve_lane(values, width, halves.data()) && is_half;
+    if (notes.scales) notes.scales[lane] = std::ldexp(1.0, -exponent);
+    scatter_lane(surface, lane, halves.data(), width, to);
+  });
+  clear_lanes<std::uint16_t>(surface, source.lanes, to);
   return packed;
 }
 
-Packed pack(const Lanes& source, const Surface& surface, void* to, std::int32_t* exponents) {
-  if (surface.element == Element::int8)
-    return pack_bytes(source, surface, static_cast<std::int8_t*>(to));
-  return pack_floats(source, surface, static_cast<std::uint16_t*>(to), exponents);
+Packed pack_split(const Lanes& source, const Surface& surface, void* to, void* to_low,
+                  const LaneNotes& notes) {
+  Packed packed;
+  const std::int64_t width = round_up(source.depth, kDepthStep);
+  std::vector<std::uint16_t> high(std::size_t(width), 0), low(std::size_t(width), 0);
+  std::vector<float> losses(std::size_t(width), 0.0f);
+  for_each_lane(source, packed, [&](std::int64_t lane, float* values, std::uint32_t largest) {
+    const int exponent = exponent_for(largest, kTarget);
+    LaneLoss loss;
+    if (std::isfinite(std::bit_cast<float>(largest))) {
+      scale_lane(values, width, exponent);
+      loss.top = std::ldexp(std::bit_cast<float>(largest), exponent);
+      if (split_lane(values, width, high.data(), low.data(), losses.data(), loss))
+        packed.low_zero = false;
+    } else {  // is not going to be used, but NaN must not look like a number
+      halve_lane(values, width, high.data());
+      std::fill(low.begin(), low.end(), std::uint16_t(0));
+    }
+    packed.zero &= largest == 0;
+    if (notes.scales) notes.scales[lane] = std::ldexp(1.0, -exponent);
+    if (notes.losses) notes.losses[lane] = loss;
+    scatter_lane(surface, lane, high.data(), width, to);
+    scatter_lane(surface, lane, low.data(), width, to_low);
+  });
+  clear_lanes<std::uint16_t>(surface, source.lanes, to);
+  clear_lanes<std::uint16_t>(surface, source.lanes, to_low);
+  return packed;
+}
+
+Packed pack_quantized(const Lanes& source, const Packing& packing, const Surface& surface, void* to,
+                      const LaneNotes& notes) {
+  Packed packed;
+  const std::int64_t width = round_up(source.depth, kDepthStep);
+  std::vector<std::int8_t> quantized(std::size_t(width), 0);
+  std::uint8_t any = 0;
+  for_each_lane(source, packed, [&](std::int64_t lane, float* values, std::uint32_t largest) {
+    const float scale = packing.scale > 0 ? packing.scale : scale_for(largest, packing.limit);
+    quantize_lane(values, width, scale, packing.limit, quantized.data());
+    for (std::int64_t d = 0; d < width; ++d) any |= std::uint8_t(quantized[std::size_t(d)]);
+    if (notes.scales) notes.scales[lane] = double(scale);
+    scatter_lane(surface, lane, quantized.data(), width, to);
+  });
+  clear_lanes<std::int8_t>(surface, source.lanes, to);
+  packed.zero = any == 0;
+  return packed;
+}
+
+void check(const Lanes& source, const Packing& packing, const void* low) {
+  const bool whole = packing.coding == Coding::bytes || packing.coding == Coding::shifted;
+  const bool fits = !whole ? is_float(source.dtype)
+                           : source.dtype == DType::uint8 ||
+                                 (source.dtype == DType::int8 && packing.coding == Coding::bytes);
+  if (!fits || (packing.coding == Coding::split && !low))
+    throw Error(ErrorKind::argument, std::string("a packing of ") + name_of(source.dtype) +
+                                         " was asked for that doesn't exist.");
+}
+
+Packed pack(const Lanes& source, const Packing& packing, const Surface& surface, void* to,
+            void* low, const LaneNotes& notes) {
+  check(source, packing, low);
+  switch (packing.coding) {
+    case Coding::half:
+      return pack_halves(source, surface, to, notes);
+    case Coding::split:
+      return pack_split(source, surface, to, low, notes);
+    case Coding::quantized:
+      return pack_quantized(source, packing, surface, to, notes);
+    default:
+      return pack_bytes(source, packing.coding, surface, to, notes);
+  }
 }
 
 }  // namespace
 
-Packed pack_a(const Lanes& source, Element element, std::int64_t surface_rows,
-              std::int64_t surface_depth, void* surface, std::int32_t* exponents) {
-  return pack(source, {element, true, surface_rows, surface_depth}, surface, exponents);
+Packed pack_a(const Lanes& source, const Packing& packing, std::int64_t surface_rows,
+              std::int64_t surface_depth, void* surface, void* low, const LaneNotes& notes) {
+  return pack(source, packing, {element_of(packing.coding), true, surface_rows, surface_depth},
+              surface, low, notes);
 }
 
-Packed pack_b(const Lanes& source, Element element, std::int64_t surface_columns,
-              std::int64_t surface_depth, void* surface, std::int32_t* exponents) {
-  return pack(source, {element, false, surface_columns, surface_depth}, surface, exponents);
+Packed pack_b(const Lanes& source, const Packing& packing, std::int64_t surface_columns,
+              std::int64_t surface_depth, void* surface, void* low, const LaneNotes& notes) {
+  return pack(source, packing, {element_of(packing.coding), false, surface_columns, surface_depth},
+              surface, low, notes);
+}
+
+void join_b(const void* upper, const void* lower, std::int64_t depth, std::int64_t columns,
+            void* surface) {
+  // All of the depth of 16 columns is contiguous, above and below.
+  const std::int64_t block = layout::b_columns(Element::float16);
+  const auto* const from_upper = static_cast<const std::uint16_t*>(upper);
+  const auto* const from_lower = static_cast<const std::uint16_t*>(lower);
+  auto* const to = static_cast<std::uint16_t*>(surface);
+  for (std::int64_t column = 0; column < columns; column += block) {
+    const std::size_t from = layout::b_at(Element::float16, 0, column, depth);
+    std::copy_n(from_upper + from, depth * block,
+                to + layout::b_at(Element::float16, 0, column, 2 * depth));
+    std::copy_n(from_lower + from, depth * block,
+                to + layout::b_at(Element::float16, depth, column, 2 * depth));
+  }
 }
 
 }  // namespace npublas

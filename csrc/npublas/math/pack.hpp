@@ -34,6 +34,8 @@ struct Lanes {
   std::int64_t depth;
 };
 
+/// Which types a coding takes: `bytes` int8 and uint8, `shifted` uint8, the others any float. Other
+/// types are an Error(argument).
 enum class Coding : std::uint8_t { bytes, shifted, half, split, quantized };
 
 struct Packing {

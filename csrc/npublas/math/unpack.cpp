@@ -1,124 +1,151 @@
 #include "npublas/math/unpack.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <vector>
+#include <string>
 
-#include "npublas/base/half.hpp"
+#include "npublas/base/error.hpp"
+#include "npublas/math/pack.hpp"
 
 namespace npublas {
 namespace {
 
-constexpr std::int64_t kRowsTogether =
-    16;  // a block of C whose lines stay in L1 while it is turned
+// A block of C whose lines stay in L1 while it is turned.
+constexpr std::int64_t kRowsTogether = 16;
+constexpr std::int64_t kGroup = layout::kCColumns;
 
-template <typename T>
-T read(const std::byte* from) {
-  T value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
-
-template <typename T>
-void write(std::byte* to, T value) {
-  std::memcpy(to, &value, sizeof value);
-}
-
-/// Visits every element of the target, a block of rows at a time, the four columns of a group
-/// together.
-template <typename Source, typename Visit>
-void for_each(const Source* surface, std::int64_t surface_rows, const Target& target, Visit visit) {
+/// Visits every element of the target, a block of rows at a time, the columns of a group together:
+/// `visit(index, before, row, column)` gets the element's index in the surface and what the target
+/// holds (`accumulate`, else 0), and returns what it is to hold.
+template <typename T, typename Visit>
+void for_each(std::int64_t surface_rows, bool accumulate, const Target& target, Visit visit) {
+  const bool together = target.column_stride == std::ptrdiff_t(sizeof(T));
   for (std::int64_t first = 0; first < target.rows; first += kRowsTogether) {
     const std::int64_t last = std::min(first + kRowsTogether, target.rows);
-    for (std::int64_t column = 0; column < target.columns; column += layout::kCColumns) {
-      const std::int64_t width = std::min(layout::kCColumns, target.columns - column);
+    for (std::int64_t column = 0; column < target.columns; column += kGroup) {
+      const std::int64_t width = std::min(kGroup, target.columns - column);
       for (std::int64_t row = first; row < last; ++row) {
-        const Source* const from = surface + layout::c_at(row, column, surface_rows);
+        const std::size_t from = layout::c_at(row, column, surface_rows);
         std::byte* const to = static_cast<std::byte*>(target.data) + row * target.row_stride +
                               column * target.column_stride;
-        for (std::int64_t i = 0; i < width; ++i)
-          visit(from[i], to + i * target.column_stride, row, column + i);
+        T group[kGroup] = {};
+        if (together && width == kGroup) {  // in whole registers
+          if (accumulate) std::memcpy(group, to, sizeof group);
+          for (std::int64_t i = 0; i < kGroup; ++i)
+            group[i] = visit(from + std::size_t(i), group[i], row, column + i);
+          std::memcpy(to, group, sizeof group);
+        } else {
+          for (std::int64_t i = 0; i < width; ++i) {
+            std::byte* const at = to + i * target.column_stride;
+            if (accumulate) std::memcpy(&group[i], at, sizeof(T));
+            group[i] = visit(from + std::size_t(i), group[i], row, column + i);
+            std::memcpy(at, &group[i], sizeof(T));
+          }
+        }
       }
     }
   }
 }
 
 template <typename T>
-Unpacked unpack_integers(const std::int32_t* surface, std::int64_t surface_rows, bool accumulate,
-                         const Target& target) {
+Unpacked integers(const std::int32_t* surface, std::int64_t surface_rows,
+                  const std::int32_t* row_offsets, const std::int32_t* column_offsets,
+                  bool accumulate, const Target& target) {
   std::uint32_t any = 0;
-  for_each(surface, surface_rows, target,
-           [&](std::int32_t sum, std::byte* to, std::int64_t, std::int64_t) {
-             any |= std::uint32_t(sum);
-             const std::uint32_t before = accumulate ? std::uint32_t(read<T>(to)) : 0u;
-             write(to, T(before + std::uint32_t(sum)));
-           });
-  return {.finite = true, .zero = any == 0};
+  for_each<T>(surface_rows, accumulate, target,
+              [&](std::size_t index, T before, std::int64_t row, std::int64_t column) {
+                std::uint32_t sum = std::uint32_t(surface[index]);
+                any |= sum;
+                if (row_offsets) sum += std::uint32_t(row_offsets[row]);
+                if (column_offsets) sum += std::uint32_t(column_offsets[column]);
+                return T(before + sum);
+              });
+  return {.zero = any == 0};
 }
 
-template <typename T>
-Unpacked unpack_floats(const float* surface, std::int64_t surface_rows,
-                       const std::int32_t* row_exponents, const std::int32_t* column_exponents,
-                       bool accumulate, const Target& target) {
-  std::vector<double> row_scales(std::size_t(target.rows)),
-      column_scales(std::size_t(target.columns));
-  for (std::int64_t i = 0; i < target.rows; ++i)
-    row_scales[std::size_t(i)] = std::ldexp(1.0, -row_exponents[i]);
-  for (std::int64_t j = 0; j < target.columns; ++j)
-    column_scales[std::size_t(j)] = std::ldexp(1.0, -column_exponents[j]);
-  std::uint32_t any = 0;
-  bool finite = true, underflow = false;
-  for_each(surface, surface_rows, target,
-           [&](float sum, std::byte* to, std::int64_t row, std::int64_t column) {
-             any |= std::bit_cast<std::uint32_t>(sum) & 0x7fffffffu;
-             const double scaled =
-                 double(sum) * row_scales[std::size_t(row)] * column_scales[std::size_t(column)];
-             T value = T(scaled);
-             underflow |=
-                 std::fabs(value) < std::numeric_limits<T>::min() && double(value) != scaled;
-             // A zero is +0 whatever its terms' signs, as a sum that starts at +0 is.
-             value += accumulate ? read<T>(to) : T(0);
-             finite &= std::isfinite(float(value));
-             write(to, value);
-           });
-  return {.finite = finite, .underflow = underflow, .zero = any == 0};
+/// `sum(index)` is the element of the surface, or of the two, in double.
+template <typename T, typename Sum>
+Unpacked scaled(Sum sum, std::int64_t surface_rows, const double* row_scales,
+                const double* column_scales, bool accumulate, const Target& target) {
+  bool finite = true, underflow = false, zero = true;
+  for_each<T>(surface_rows, accumulate, target,
+              [&](std::size_t index, T before, std::int64_t row, std::int64_t column) {
+                const double unscaled = sum(index, zero);
+                const double exact = unscaled * row_scales[row] * column_scales[column];
+                T value = T(exact);
+                underflow |=
+                    (std::fabs(value) < std::numeric_limits<T>::min()) & (double(value) != exact);
+                // A zero is +0 whatever its terms' signs, as a sum that starts at +0 is.
+                value += before;
+                finite &= std::fabs(float(value)) <= std::numeric_limits<float>::max();
+                return value;
+              });
+  return {.finite = finite, .underflow = underflow, .zero = zero};
+}
+
+template <typename Sum>
+Unpacked scaled(Sum sum, std::int64_t surface_rows, const double* row_scales,
+                const double* column_scales, bool accumulate, const Target& target) {
+  if (target.dtype == DType::float64)
+    return scaled<double>(sum, surface_rows, row_scales, column_scales, accumulate, target);
+  if (target.dtype == DType::float32)
+    return scaled<float>(sum, surface_rows, row_scales, column_scales, accumulate, target);
+  throw Error(ErrorKind::argument,
+              std::string("float sums can't be unpacked into ") + name_of(target.dtype) + ".");
 }
 
 }  // namespace
 
-Unpacked unpack(const void* surface, Element element, std::int64_t surface_rows,
-                const std::int32_t* row_exponents, const std::int32_t* column_exponents,
-                bool accumulate, const Target& target) {
-  if (element == Element::int8) {
-    const auto* const sums = static_cast<const std::int32_t*>(surface);
-    if (target.dtype == DType::int32)
-      return unpack_integers<std::uint32_t>(sums, surface_rows, accumulate, target);
-    return unpack_integers<std::uint8_t>(sums, surface_rows, accumulate, target);
+Unpacked unpack_integers(const std::int32_t* surface, std::int64_t surface_rows,
+                         const std::int32_t* row_offsets, const std::int32_t* column_offsets,
+                         bool accumulate, const Target& target) {
+  const auto into = [&](auto unpack) {
+    return unpack(surface, surface_rows, row_offsets, column_offsets, accumulate, target);
+  };
+  switch (target.dtype) {
+    case DType::int8:
+    case DType::uint8:
+      return into(integers<std::uint8_t>);
+    case DType::int16:
+      return into(integers<std::uint16_t>);
+    case DType::int32:
+      return into(integers<std::uint32_t>);
+    default:
+      throw Error(ErrorKind::argument,
+                  std::string("int32 sums can't be unpacked into ") + name_of(target.dtype) + ".");
   }
-  const auto* const sums = static_cast<const float*>(surface);
-  if (target.dtype == DType::float64)
-    return unpack_floats<double>(sums, surface_rows, row_exponents, column_exponents, accumulate,
-                                 target);
-  return unpack_floats<float>(sums, surface_rows, row_exponents, column_exponents, accumulate,
-                              target);
 }
 
-Rounded round_to_half(const float* sums, std::int64_t rows, std::int64_t columns, void* data,
-                      std::ptrdiff_t row_stride, std::ptrdiff_t column_stride) {
-  Rounded rounded;
-  for (std::int64_t row = 0; row < rows; ++row) {
-    std::byte* const to = static_cast<std::byte*>(data) + row * row_stride;
-    for (std::int64_t column = 0; column < columns; ++column) {
-      const float sum = sums[row * columns + column];
-      const std::uint16_t half = float_to_half(sum);
-      rounded.overflow |= (half & 0x7fffu) == 0x7c00u;
-      rounded.underflow |= std::fabs(sum) < 0x1p-14f && half_to_float(half) != sum;
-      write(to + column * column_stride, half);
-    }
-  }
-  return rounded;
+Unpacked unpack_floats(const float* surface, const float* cross, std::int64_t surface_rows,
+                       const double* row_scales, const double* column_scales, bool accumulate,
+                       const Target& target) {
+  if (!cross)
+    return scaled(
+        [=](std::size_t i, bool& zero) {
+          zero &= surface[i] == 0;
+          return double(surface[i]);
+        },
+        surface_rows, row_scales, column_scales, accumulate, target);
+  return scaled(
+      [=](std::size_t i, bool& zero) {
+        zero &= (surface[i] == 0) & (cross[i] == 0);
+        return double(surface[i]) + double(cross[i]) * kLowScale;
+      },
+      surface_rows, row_scales, column_scales, accumulate, target);
+}
+
+Unpacked unpack_quantized(const std::int32_t* surface, std::int64_t surface_rows,
+                          const double* row_scales, const double* column_scales, bool accumulate,
+                          const Target& target) {
+  return scaled(
+      [=](std::size_t i, bool& zero) {
+        zero &= surface[i] == 0;
+        return double(surface[i]);
+      },
+      surface_rows, row_scales, column_scales, accumulate, target);
 }
 
 }  // namespace npublas

@@ -1,0 +1,124 @@
+#include "npublas/math/coding.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#include "npublas/base/half.hpp"
+
+namespace npublas {
+namespace {
+
+constexpr std::uint32_t kMagnitude = 0x7fffffffu;
+constexpr std::uint32_t kInfinity = 0x7f800000u;
+constexpr std::uint32_t kSmallestNormalHalf = 0x38800000u;  // 2^-14 as a float
+// Float sums are taken in as many parts, so that they are vectorised without being reordered, and
+// err by width/16 roundings of 2^-24 at most: for a tile, far below what `round_up_sum` adds.
+constexpr std::int64_t kSums = 16;
+
+float round_up_sum(const float* parts) {
+  float sum = 0;
+  for (std::int64_t i = 0; i < kSums; ++i) sum += parts[i];
+  return sum * (1 + 0x1p-10f);
+}
+
+/// Signed comparisons are what SSE2 has, and magnitudes fit them.
+std::uint32_t mask_if_at_least(std::uint32_t magnitude, std::uint32_t bound) {
+  return mask_if(std::int32_t(magnitude) >= std::int32_t(bound));
+}
+
+}  // namespace
+
+std::uint32_t largest_magnitude(const float* values, std::int64_t width) {
+  std::int32_t largest = 0;
+  for (std::int64_t d = 0; d < width; ++d)
+    largest = std::max(largest, std::int32_t(std::bit_cast<std::uint32_t>(values[d]) & kMagnitude));
+  return std::uint32_t(largest);
+}
+
+int exponent_for(std::uint32_t magnitude, int target) {
+  if (magnitude == 0 || magnitude >= kInfinity) return 0;
+  return target - std::ilogb(std::bit_cast<float>(magnitude));
+}
+
+void scale_lane(float* values, std::int64_t width, int exponent) {
+  // Two factors, because 2^163 is no float32; the second is 1 unless the first only scales up.
+  const int first = std::min(exponent, 127);
+  const float s = std::ldexp(1.0f, first), t = std::ldexp(1.0f, exponent - first);
+  for (std::int64_t d = 0; d < width; ++d) values[d] = values[d] * s * t;
+}
+
+bool halve_lane(const float* values, std::int64_t width, std::uint16_t* halves) {
+  for (std::int64_t d = 0; d < width; ++d) halves[d] = float_to_half(values[d]);
+  std::uint16_t subnormal = 0;
+  for (std::int64_t d = 0; d < width; ++d) {
+    const std::uint16_t magnitude = halves[d] & 0x7fffu;
+    subnormal |= std::uint16_t(std::uint16_t(magnitude - 1u) < 0x03ffu);
+  }
+  return subnormal != 0;
+}
+
+bool split_lane(const float* values, std::int64_t width, std::uint16_t* high, std::uint16_t* low,
+                float* losses, LaneLoss& loss) {
+  std::uint32_t any_low = 0;
+  for (std::int64_t d = 0; d < width; ++d) {
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(values[d]);
+    // float16's 11 bits of a float's 24, ties to even, still as a float.
+    const std::uint32_t rounded = (bits + 0x0fffu + ((bits >> 13) & 1u)) & 0xffffe000u;
+    const std::uint32_t normal = mask_if_at_least(rounded & kMagnitude, kSmallestNormalHalf);
+    const std::uint32_t kept = rounded & normal;
+    high[d] = std::uint16_t(((kept >> 16) & 0x8000u) |
+                            ((((kept & kMagnitude) - 0x38000000u) >> 13) & normal));
+    const float rest = values[d] - std::bit_cast<float>(kept);
+    // As float_to_half does, without overflow and NaN, which can't be.
+    const std::uint32_t scaled = std::bit_cast<std::uint32_t>(rest * 0x1p11f);
+    const std::uint32_t magnitude = scaled & kMagnitude;
+    const std::uint32_t as_normal =
+        (magnitude - 0x38000000u + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
+    const std::uint32_t as_subnormal =
+        std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
+    const std::uint32_t is_normal = mask_if_at_least(magnitude, kSmallestNormalHalf);
+    const std::uint32_t half = (as_normal & is_normal) | (as_subnormal & ~is_normal);
+    any_low |= half;
+    low[d] = std::uint16_t(half | ((scaled >> 16) & 0x8000u));
+    losses[d] = std::bit_cast<float>(std::bit_cast<std::uint32_t>(rest) & kMagnitude &
+                                     ~mask_if_at_least(half, 0x0400u));
+  }
+  std::uint32_t large = 0;
+  for (std::int64_t d = 0; d < width; ++d)
+    large -= mask_if_at_least(std::bit_cast<std::uint32_t>(values[d]) & kMagnitude,
+                              std::bit_cast<std::uint32_t>(kLarge));
+  float sizes[kSums] = {}, totals[kSums] = {};
+  for (std::int64_t d = 0; d < width; d += kSums)
+    for (std::int64_t i = 0; i < kSums; ++i) sizes[i] += std::fabs(values[d + i]);
+  for (std::int64_t d = 0; d < width; d += kSums)
+    for (std::int64_t i = 0; i < kSums; ++i) totals[i] += losses[d + i];
+  loss.largest = std::bit_cast<float>(largest_magnitude(losses, width));
+  loss.total = round_up_sum(totals);
+  loss.size = round_up_sum(sizes);
+  loss.large = std::int32_t(large);
+  return any_low != 0;
+}
+
+float scale_for(std::uint32_t largest, int limit) {
+  if (largest == 0 || largest >= kInfinity) return 1;
+  return std::max(std::bit_cast<float>(largest) / float(limit),
+                  std::numeric_limits<float>::denorm_min());
+}
+
+void quantize_lane(const float* values, std::int64_t width, float scale, int limit,
+                   std::int8_t* quantized) {
+  // Beyond 2^22 a float has no fraction; adding 1.5·2^23 lets its own rounding do the work, and
+  // leaves the integer in the last bits.
+  constexpr float kRounder = 0x1.8p23f;
+  const float top = float(limit);
+  for (std::int64_t d = 0; d < width; ++d) {
+    float quotient = values[d] / scale;
+    quotient = quotient < top ? quotient : top;
+    quotient = quotient > -top ? quotient : -top;
+    quantized[d] = std::int8_t(std::bit_cast<std::uint32_t>(quotient + kRounder));
+  }
+}
+
+}  // namespace npublas
