@@ -1,12 +1,17 @@
-// Layouts, packing and planning, open to the tests, which hold them against their formulas in
-// NumPy.
+// Layouts, packing, unpacking, finishing and planning, open to the tests, which hold them against
+// their formulas in NumPy.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <vector>
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <string>
 
 #include "bindings.hpp"
 #include "npublas/math/check.hpp"
+#include "npublas/math/finish.hpp"
+#include "npublas/math/method.hpp"
 #include "npublas/math/pack.hpp"
 #include "npublas/math/plan.hpp"
 #include "npublas/math/unpack.hpp"
@@ -22,62 +27,193 @@ Element element_from(const std::string& name) {
   throw py::value_error("element must be 'int8' or 'float16', not '" + name + "'");
 }
 
-DType dtype_of(const py::array& array) {
-  const std::string name = py::str(array.dtype());
-  for (int i = 0; i < kDTypes; ++i)
-    if (name == name_of(DType(i))) return DType(i);
-  throw py::value_error("no packer for " + name);
+Coding coding_from(const std::string& name) {
+  if (name == "bytes") return Coding::bytes;
+  if (name == "shifted") return Coding::shifted;
+  if (name == "half") return Coding::half;
+  if (name == "split") return Coding::split;
+  if (name == "quantized") return Coding::quantized;
+  throw py::value_error("no coding " + name);
 }
 
-py::tuple pack(const py::array& matrix, const std::string& element_name, bool is_a,
-               std::int64_t surface_lanes, std::int64_t surface_depth) {
-  const Element element = element_from(element_name);
+Activation activation_from(const std::string& name) {
+  if (name == "none") return Activation::none;
+  if (name == "relu") return Activation::relu;
+  if (name == "gelu") return Activation::gelu;
+  if (name == "gelu_tanh") return Activation::gelu_tanh;
+  if (name == "silu") return Activation::silu;
+  throw py::value_error("no activation " + name);
+}
+
+DType dtype_from(const std::string& name) {
+  for (int i = 0; i < kDTypes; ++i)
+    if (name == name_of(DType(i))) return DType(i);
+  throw py::value_error("no type " + name);
+}
+
+/// The array's type, or the one that is told: NumPy has no bfloat16, so that comes as uint16.
+DType dtype_of(const py::array& array, const std::optional<std::string>& told = std::nullopt) {
+  return dtype_from(told ? *told : std::string(py::str(array.dtype())));
+}
+
+Target target_of(py::array& array, const std::optional<std::string>& dtype = std::nullopt) {
+  return {.data = array.mutable_data(),
+          .row_stride = array.strides(0),
+          .column_stride = array.strides(1),
+          .dtype = dtype_of(array, dtype),
+          .rows = array.shape(0),
+          .columns = array.shape(1)};
+}
+
+template <typename T>
+const T* data_or_null(const std::optional<py::array_t<T>>& array) {
+  return array ? array->data() : nullptr;
+}
+
+template <typename T>
+py::array_t<T> filled(std::int64_t size, T value) {
+  py::array_t<T> array{py::ssize_t(size)};
+  std::fill_n(array.mutable_data(), size, value);
+  return array;
+}
+
+py::tuple pack(const py::array& matrix, const std::string& coding_name, bool is_a,
+               std::int64_t surface_lanes, std::int64_t surface_depth, int limit, float scale,
+               const std::optional<std::string>& dtype) {
+  const Packing packing{.coding = coding_from(coding_name), .limit = limit, .scale = scale};
   const int lane_axis = is_a ? 0 : 1;
   const Lanes lanes{.data = matrix.data(),
                     .lane_stride = matrix.strides(lane_axis),
                     .depth_stride = matrix.strides(1 - lane_axis),
-                    .dtype = dtype_of(matrix),
+                    .dtype = dtype_of(matrix, dtype),
                     .lanes = matrix.shape(lane_axis),
                     .depth = matrix.shape(1 - lane_axis)};
-  const std::size_t size = std::size_t(surface_lanes * surface_depth) * bytes_of(element);
-  py::array_t<std::uint8_t> surface{py::ssize_t(size)};
-  py::array_t<std::int32_t> exponents{py::ssize_t(surface_lanes)};
-  std::fill_n(exponents.mutable_data(), surface_lanes, 0);
-  const Packed packed = (is_a ? pack_a : pack_b)(lanes, element, surface_lanes, surface_depth,
-                                                 surface.mutable_data(), exponents.mutable_data());
+  const bool is_split = packing.coding == Coding::split;
+  const bool halves = is_split || packing.coding == Coding::half;
+  const std::int64_t size = surface_lanes * surface_depth *
+                            std::int64_t(bytes_of(halves ? Element::float16 : Element::int8));
+  // Not zero, so that the tests see what isn't written.
+  auto surface = filled<std::uint8_t>(size, 0xaa);
+  auto low = filled<std::uint8_t>(is_split ? size : 0, 0xaa);
+  auto scales = filled<double>(lanes.lanes, std::nan(""));
+  auto sums = filled<std::int32_t>(lanes.lanes, 0);
+  auto losses = filled<LaneLoss>(lanes.lanes, LaneLoss{});
+  const LaneNotes notes{scales.mutable_data(), sums.mutable_data(), losses.mutable_data()};
+  const Packed packed =
+      (is_a ? pack_a : pack_b)(lanes, packing, surface_lanes, surface_depth, surface.mutable_data(),
+                               is_split ? low.mutable_data() : nullptr, notes);
   py::dict seen;
   seen["finite"] = packed.finite;
   seen["zero"] = packed.zero;
+  seen["low_zero"] = packed.low_zero;
   seen["subnormal"] = packed.subnormal;
-  return py::make_tuple(surface, exponents, seen);
+  return py::make_tuple(surface, is_split ? py::object(low) : py::none(), scales, sums, losses,
+                        seen);
 }
 
-py::dict unpack_into(const py::array& surface, const std::string& element_name,
-                     std::int64_t surface_rows, const py::array_t<std::int32_t>& row_exponents,
-                     const py::array_t<std::int32_t>& column_exponents, bool accumulate,
-                     py::array& target) {
-  const Unpacked unpacked = unpack(surface.data(), element_from(element_name), surface_rows,
-                                   row_exponents.data(), column_exponents.data(), accumulate,
-                                   {.data = target.mutable_data(),
-                                    .row_stride = target.strides(0),
-                                    .column_stride = target.strides(1),
-                                    .dtype = dtype_of(target),
-                                    .rows = target.shape(0),
-                                    .columns = target.shape(1)});
+py::array_t<std::uint16_t> join(const py::array_t<std::uint16_t>& upper,
+                                const py::array_t<std::uint16_t>& lower, std::int64_t depth,
+                                std::int64_t columns) {
+  py::array_t<std::uint16_t> joined{py::ssize_t(2 * depth * columns)};
+  join_b(upper.data(), lower.data(), depth, columns, joined.mutable_data());
+  return joined;
+}
+
+py::dict as_dict(const Unpacked& unpacked) {
   py::dict seen;
   seen["finite"] = unpacked.finite;
+  seen["underflow"] = unpacked.underflow;
   seen["zero"] = unpacked.zero;
   return seen;
+}
+
+void register_packing(py::module_& module) {
+  PYBIND11_NUMPY_DTYPE(LaneLoss, largest, total, size, top, large);
+  module.def("pack", &pack, py::arg("matrix"), py::arg("coding"), py::kw_only(), py::arg("is_a"),
+             py::arg("surface_lanes"), py::arg("surface_depth"), py::arg("limit") = 127,
+             py::arg("scale") = 0.0f, py::arg("dtype") = py::none());
+  module.def("join_b", &join, py::arg("upper"), py::arg("lower"), py::kw_only(), py::arg("depth"),
+             py::arg("columns"));
+}
+
+void register_unpacking(py::module_& module) {
+  using Sums = py::array_t<std::int32_t>;
+  using Floats = py::array_t<float>;
+  using Scales = py::array_t<double>;
+  module.def(
+      "unpack_integers",
+      [](const Sums& surface, std::int64_t surface_rows, const std::optional<Sums>& row_offsets,
+         const std::optional<Sums>& column_offsets, bool accumulate, py::array& target) {
+        return as_dict(unpack_integers(surface.data(), surface_rows, data_or_null(row_offsets),
+                                       data_or_null(column_offsets), accumulate,
+                                       target_of(target)));
+      },
+      py::arg("surface"), py::kw_only(), py::arg("surface_rows"), py::arg("row_offsets"),
+      py::arg("column_offsets"), py::arg("accumulate"), py::arg("target"));
+  module.def(
+      "unpack_floats",
+      [](const Floats& surface, const std::optional<Floats>& cross, std::int64_t surface_rows,
+         const Scales& row_scales, const Scales& column_scales, bool accumulate,
+         py::array& target) {
+        return as_dict(unpack_floats(surface.data(), data_or_null(cross), surface_rows,
+                                     row_scales.data(), column_scales.data(), accumulate,
+                                     target_of(target)));
+      },
+      py::arg("surface"), py::arg("cross"), py::kw_only(), py::arg("surface_rows"),
+      py::arg("row_scales"), py::arg("column_scales"), py::arg("accumulate"), py::arg("target"));
+  module.def(
+      "unpack_quantized",
+      [](const Sums& surface, std::int64_t surface_rows, const Scales& row_scales,
+         const Scales& column_scales, bool accumulate, py::array& target) {
+        return as_dict(unpack_quantized(surface.data(), surface_rows, row_scales.data(),
+                                        column_scales.data(), accumulate, target_of(target)));
+      },
+      py::arg("surface"), py::kw_only(), py::arg("surface_rows"), py::arg("row_scales"),
+      py::arg("column_scales"), py::arg("accumulate"), py::arg("target"));
+}
+
+void register_finishing(py::module_& module) {
+  module.def(
+      "finish",
+      [](const py::array& sums, py::array& target, double alpha, double beta,
+         const std::optional<py::array_t<double>>& bias, const std::string& activation,
+         const std::optional<std::string>& dtype) {
+        const Rounded rounded = finish(sums.data(), dtype_of(sums),
+                                       {.alpha = alpha,
+                                        .beta = beta,
+                                        .bias = data_or_null(bias),
+                                        .activation = activation_from(activation)},
+                                       target_of(target, dtype));
+        py::dict seen;
+        seen["overflow"] = rounded.overflow;
+        seen["underflow"] = rounded.underflow;
+        return seen;
+      },
+      py::arg("sums"), py::arg("target"), py::kw_only(), py::arg("alpha") = 1.0,
+      py::arg("beta") = 0.0, py::arg("bias") = py::none(), py::arg("activation") = "none",
+      py::arg("dtype") = py::none());
+  module.def("activate", [](const std::string& activation, double x) {
+    return activate(activation_from(activation), x);
+  });
+  module.def(
+      "method_of",
+      [](const std::string& a, const std::string& b,
+         const std::string& precision) -> std::optional<std::string> {
+        const auto method = method_of(dtype_from(a), dtype_from(b),
+                                      precision == "int8"      ? Precision::int8
+                                      : precision == "float16" ? Precision::float16
+                                                               : Precision::float32);
+        return method ? std::optional<std::string>(name_of(*method)) : std::nullopt;
+      },
+      py::arg("a"), py::arg("b"), py::arg("precision"));
 }
 
 }  // namespace
 
 void register_math(py::module_& module) {
-  module.def("pack", &pack, py::arg("matrix"), py::arg("element"), py::kw_only(), py::arg("is_a"),
-             py::arg("surface_lanes"), py::arg("surface_depth"));
-  module.def("unpack_into", &unpack_into, py::arg("surface"), py::arg("element"), py::kw_only(),
-             py::arg("surface_rows"), py::arg("row_exponents"), py::arg("column_exponents"),
-             py::arg("accumulate"), py::arg("target"));
+  register_packing(module);
+  register_unpacking(module);
+  register_finishing(module);
   module.def(
       "product_is_zero",
       [](const py::array& a, const py::array& b, const std::string& element, std::int64_t rows,

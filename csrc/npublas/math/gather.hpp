@@ -57,10 +57,8 @@ void LaneBuffer<T>::gather(const Lanes& source, std::int64_t first, std::int64_t
   if (source.lane_stride == size && count == kLanesTogether) {  // neighbours: a line of each row
     for (std::int64_t d = 0; d < depth; ++d) {
       const std::byte* const row = base + d * source.depth_stride;
-      T line[kLanesTogether];
       for (std::int64_t lane = 0; lane < kLanesTogether; ++lane)
-        line[lane] = convert(read(row + lane * size));
-      for (std::int64_t lane = 0; lane < kLanesTogether; ++lane) to[lane * pitch + d] = line[lane];
+        to[lane * pitch + d] = convert(read(row + lane * size));
     }
   } else if (source.depth_stride == size) {
     for (std::int64_t lane = 0; lane < count; ++lane) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -68,10 +69,9 @@ Packed pack_bytes(const Lanes& source, Coding coding, const Surface& surface, vo
                                 [=](std::uint8_t x) { return std::int8_t(x ^ turned); });
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int8_t* const values = buffer.lane(i);
-      std::int32_t sum = 0;
-      for (std::int64_t d = 0; d < source.depth; ++d) sum += values[d];
       for (std::int64_t d = 0; d < source.depth; ++d) any |= std::uint8_t(values[d]) ^ turned;
-      if (notes.sums) notes.sums[first + i] = sum;
+      if (notes.sums)
+        notes.sums[first + i] = std::accumulate(values, values + source.depth, std::int32_t(0));
       scatter_lane(surface, first + i, values, buffer.width(), to);
     }
   }
