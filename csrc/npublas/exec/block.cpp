@@ -45,7 +45,7 @@ struct Notes {
   LaneNotes to_fill() { return {scales.data(), sums.data(), losses.data()}; }
 };
 
-// The float32 method multiplies two parts, high and low·2^-11, of each operand:
+// The float32 method multiplies two parts, high and low·2^-12, of each operand:
 //
 //   main    high_A · high_B                                  over K
 //   cross   [high_A | low_A] · [low_B above high_B]          over 2K

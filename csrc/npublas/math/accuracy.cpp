@@ -12,7 +12,9 @@ namespace {
 
 constexpr double kUnit = 0x1p-24;
 constexpr std::int64_t kFew = 16;    // elements that may be doubtful in any block,
-constexpr std::int64_t kOneOf = 64;  // and their share in large ones
+constexpr std::int64_t kOneOf = 32;  // and their share in large ones
+// A loss that float32 can't show: half of its smallest number.
+constexpr double kInvisible = 0x1p-150;
 constexpr double kMeeting = double(kLarge) * double(kLarge);
 
 /// What a lane has to be compared with at worst: of all lanes on the other side that aren't zero.
@@ -127,7 +129,8 @@ std::optional<std::vector<std::pair<std::int64_t, std::int64_t>>> Accuracy::doub
       }
     }
     for (std::int64_t column = 0; column < columns_; ++column) {
-      if (losses[std::size_t(column)] <= 2 * kUnit * std::fabs(load(sums, row, column))) continue;
+      const double sum = std::fabs(load(sums, row, column));
+      if (losses[std::size_t(column)] <= std::max(4 * kUnit * sum, kInvisible)) continue;
       if (elements.size() == most) return std::nullopt;
       elements.emplace_back(row, column);
     }

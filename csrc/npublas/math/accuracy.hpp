@@ -11,9 +11,9 @@
 //
 //   (|A||B|)_ij >= (large_i + large_j - depth) · kLarge²
 //
-// or, since |C| <= |A||B|, if it is at most 2u of |C_ij|. What remains is doubtful, and computed
-// again from the operands; or the product is the CPU's, if that would be more than a few elements.
-// docs/precision.md has the proof.
+// or, since |C| <= |A||B|, if the sum of the other losses is at most 4u of |C_ij|. What remains is
+// doubtful, and computed again from the operands; or the product is the CPU's, if that would be
+// more than a few elements. docs/precision.md has the proof.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,7 @@ class Accuracy {
   /// True if no element can be doubtful.
   bool certain() const { return tiles_.empty(); }
   /// The elements (row, column) of the block's sums that are doubtful; nothing if they are more
-  /// than 1 in 64, and more than 16.
+  /// than 1 in 32, and more than 16.
   std::optional<std::vector<std::pair<std::int64_t, std::int64_t>>> doubtful(
       const Target& sums) const;
 

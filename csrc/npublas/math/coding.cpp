@@ -59,31 +59,40 @@ bool halve_lane(const float* values, std::int64_t width, std::uint16_t* halves) 
   return subnormal != 0;
 }
 
+namespace {
+
+/// A float rounded to 11 significant bits, ties to even, or 0 if it is below 2^-14 then.
+std::uint32_t normal_half(std::uint32_t bits) {
+  const std::uint32_t rounded = (bits + 0x0fffu + ((bits >> 13) & 1u)) & 0xffffe000u;
+  return rounded & mask_if_at_least(rounded & kMagnitude, kSmallestNormalHalf);
+}
+
+/// The float16 of such a float.
+std::uint16_t exact_half(std::uint32_t bits) {
+  const std::uint32_t magnitude = bits & kMagnitude;
+  return std::uint16_t(((bits >> 16) & 0x8000u) |
+                       (((magnitude - 0x38000000u) >> 13) & mask_if(magnitude != 0)));
+}
+
+}  // namespace
+
 bool split_lane(const float* values, std::int64_t width, std::uint16_t* high, std::uint16_t* low,
                 float* losses, LaneLoss& loss) {
   std::uint32_t any_low = 0;
   for (std::int64_t d = 0; d < width; ++d) {
     const std::uint32_t bits = std::bit_cast<std::uint32_t>(values[d]);
-    // float16's 11 bits of a float's 24, ties to even, still as a float.
-    const std::uint32_t rounded = (bits + 0x0fffu + ((bits >> 13) & 1u)) & 0xffffe000u;
-    const std::uint32_t normal = mask_if_at_least(rounded & kMagnitude, kSmallestNormalHalf);
-    const std::uint32_t kept = rounded & normal;
-    high[d] = std::uint16_t(((kept >> 16) & 0x8000u) |
-                            ((((kept & kMagnitude) - 0x38000000u) >> 13) & normal));
+    const std::uint32_t kept = normal_half(bits);
+    high[d] = exact_half(kept);
     const float rest = values[d] - std::bit_cast<float>(kept);
-    // As float_to_half does, without overflow and NaN, which can't be.
-    const std::uint32_t scaled = std::bit_cast<std::uint32_t>(rest * 0x1p11f);
-    const std::uint32_t magnitude = scaled & kMagnitude;
-    const std::uint32_t as_normal =
-        (magnitude - 0x38000000u + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
-    const std::uint32_t as_subnormal =
-        std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
-    const std::uint32_t is_normal = mask_if_at_least(magnitude, kSmallestNormalHalf);
-    const std::uint32_t half = (as_normal & is_normal) | (as_subnormal & ~is_normal);
-    any_low |= half;
-    low[d] = std::uint16_t(half | ((scaled >> 16) & 0x8000u));
-    losses[d] = std::bit_cast<float>(std::bit_cast<std::uint32_t>(rest) & kMagnitude &
-                                     ~mask_if_at_least(half, 0x0400u));
+    const std::uint32_t kept_low = normal_half(std::bit_cast<std::uint32_t>(rest * 0x1p12f));
+    low[d] = exact_half(kept_low);
+    any_low |= kept_low & kMagnitude;
+    // All that is left, if the low part is zero; 2^-10 of the element, if its high part is.
+    const std::uint32_t no_low = mask_if((kept_low & kMagnitude) == 0);
+    const std::uint32_t no_high = mask_if((kept & kMagnitude) == 0);
+    const std::uint32_t tenth = std::bit_cast<std::uint32_t>(values[d] * 0x1p-10f);
+    losses[d] = std::bit_cast<float>(
+        ((std::bit_cast<std::uint32_t>(rest) & no_low) | (tenth & no_high & ~no_low)) & kMagnitude);
   }
   std::uint32_t large = 0;
   for (std::int64_t d = 0; d < width; ++d)

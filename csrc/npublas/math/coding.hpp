@@ -23,9 +23,10 @@ void scale_lane(float* values, std::int64_t width, int exponent);
 /// Rounds to float16. True if an element is subnormal then.
 bool halve_lane(const float* values, std::int64_t width, std::uint16_t* halves);
 
-/// high = half(x), or 0 where that is below 2^-14; low = half((x - high)·2^11). All |x| < 2^16,
-/// `width` a multiple of 16. `top` of the result is left to the caller; `losses` may be changed
-/// to anything. True if a low part is not zero.
+/// high = half(x), low = half((x - high)·2^12), where `half` rounds to 11 significant bits, ties to
+/// even, and gives 0 instead of what is below 2^-14 then. All |x| < 2^15, `width` a multiple of 16.
+/// `top` of the result is left to the caller; `losses` may be changed to anything. True if a low
+/// part is not zero.
 bool split_lane(const float* values, std::int64_t width, std::uint16_t* high, std::uint16_t* low,
                 float* losses, LaneLoss& loss);
 

@@ -6,7 +6,7 @@
 //   bytes      int8 as it is; uint8 as the int8 of the same bits, which is right modulo 256
 //   shifted    uint8 less 128, for sums that are to be exact; see `sums`
 //   half       a float16: the float times a power of two
-//   split      two float16, high + low·2^-11 = the float times a power of two
+//   split      two float16, high + low·2^-12 = the float times a power of two
 //   quantized  the nearest int8 after division by a scale
 //
 // The power of two is the lane's own: it brings the largest magnitude of the lane into
@@ -45,10 +45,10 @@ struct Packing {
 };
 
 /// What `split` may lose of the elements of a lane, beyond the roundings that every element has:
-/// all of what is left beside the high part, if the low part is zero or so small that it is
-/// subnormal, which a device may take for zero; 2^-10 of the element, if its high part is zero (the
-/// low part is all there is of it then, and low·low is never computed). Magnitudes are those after
-/// scaling. docs/precision.md has the use of it.
+/// all of what is left beside the high part, if the low part is zero because it would be subnormal
+/// (which a device may take for zero, so that we do it); 2^-10 of the element, if its high part is
+/// zero (the low part is all there is of it then, and low·low is never computed). Magnitudes are
+/// those after scaling. docs/precision.md has the use of it.
 struct LaneLoss {
   float largest = 0;       ///< the largest loss of an element
   float total = 0;         ///< the sum of the losses, rounded up
@@ -58,8 +58,8 @@ struct LaneLoss {
   std::int32_t unused = 0;
 };
 inline constexpr float kLarge = 0x1p9f;
-/// The low part is scaled up by as much as float16 has bits.
-inline constexpr double kLowScale = 0x1p-11;
+/// The low part is scaled up as far as it can't overflow.
+inline constexpr double kLowScale = 0x1p-12;
 
 /// Where packing leaves what belongs to each lane; arrays of at least `lanes`, null if not wanted.
 struct LaneNotes {

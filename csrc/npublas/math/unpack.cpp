@@ -63,27 +63,28 @@ Unpacked integers(const std::int32_t* surface, std::int64_t surface_rows,
                 if (column_offsets) sum += std::uint32_t(column_offsets[column]);
                 return T(before + sum);
               });
-  return {.zero = any == 0};
+  return {.main_zero = any == 0};
 }
 
 /// `sum(index)` is the element of the surface, or of the two, in double.
 template <typename T, typename Sum>
 Unpacked scaled(Sum sum, std::int64_t surface_rows, const double* row_scales,
                 const double* column_scales, bool accumulate, const Target& target) {
-  bool finite = true, underflow = false, zero = true;
+  bool finite = true, underflow = false, main_zero = true, cross_zero = true;
   for_each<T>(surface_rows, accumulate, target,
               [&](std::size_t index, T before, std::int64_t row, std::int64_t column) {
-                const double unscaled = sum(index, zero);
+                const double unscaled = sum(index, main_zero, cross_zero);
                 const double exact = unscaled * row_scales[row] * column_scales[column];
-                T value = T(exact);
-                underflow |=
-                    (std::fabs(value) < std::numeric_limits<T>::min()) & (double(value) != exact);
                 // A zero is +0 whatever its terms' signs, as a sum that starts at +0 is.
-                value += before;
+                const double total = double(before) + exact;
+                const T value = T(total);
+                underflow |=
+                    (std::fabs(value) < std::numeric_limits<T>::min()) & (double(value) != total);
                 finite &= std::fabs(float(value)) <= std::numeric_limits<float>::max();
                 return value;
               });
-  return {.finite = finite, .underflow = underflow, .zero = zero};
+  return {
+      .finite = finite, .underflow = underflow, .main_zero = main_zero, .cross_zero = cross_zero};
 }
 
 template <typename Sum>
@@ -124,14 +125,15 @@ Unpacked unpack_floats(const float* surface, const float* cross, std::int64_t su
                        const Target& target) {
   if (!cross)
     return scaled(
-        [=](std::size_t i, bool& zero) {
-          zero &= surface[i] == 0;
+        [=](std::size_t i, bool& main_zero, bool&) {
+          main_zero &= surface[i] == 0;
           return double(surface[i]);
         },
         surface_rows, row_scales, column_scales, accumulate, target);
   return scaled(
-      [=](std::size_t i, bool& zero) {
-        zero &= (surface[i] == 0) & (cross[i] == 0);
+      [=](std::size_t i, bool& main_zero, bool& cross_zero) {
+        main_zero &= surface[i] == 0;
+        cross_zero &= cross[i] == 0;
         return double(surface[i]) + double(cross[i]) * kLowScale;
       },
       surface_rows, row_scales, column_scales, accumulate, target);
@@ -141,8 +143,8 @@ Unpacked unpack_quantized(const std::int32_t* surface, std::int64_t surface_rows
                           const double* row_scales, const double* column_scales, bool accumulate,
                           const Target& target) {
   return scaled(
-      [=](std::size_t i, bool& zero) {
-        zero &= surface[i] == 0;
+      [=](std::size_t i, bool& main_zero, bool&) {
+        main_zero &= surface[i] == 0;
         return double(surface[i]);
       },
       surface_rows, row_scales, column_scales, accumulate, target);

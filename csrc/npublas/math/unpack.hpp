@@ -39,7 +39,7 @@ Unpacked unpack_integers(const std::int32_t* surface, std::int64_t surface_rows,
 
 /// The same into a target of float32 or float64, each sum times `row_scales[row] ·
 /// column_scales[column]`: computed in double, rounded once, to the target's type. `cross` may be
-/// null: a second surface, of which 2^-11 counts.
+/// null: a second surface, of which `kLowScale` counts.
 Unpacked unpack_floats(const float* surface, const float* cross, std::int64_t surface_rows,
                        const double* row_scales, const double* column_scales, bool accumulate,
                        const Target& target);
