@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from npublas import _core
 
 SIZES = st.integers(1, 5000) | st.sampled_from([1, 2, 3, 4, 5, 31, 32, 33, 127, 128, 129, 1024])
-ELEMENTS = st.sampled_from(["int8", "float16"])
+METHODS = st.sampled_from(["integers", "float16", "float32", "int8"])
 WINDOWS = st.integers(1 << 20, 1 << 30)
 
 
 @given(
-    batch=st.integers(1, 5), m=SIZES, k=SIZES, n=SIZES, element=ELEMENTS, window=WINDOWS,
+    batch=st.integers(1, 5), m=SIZES, k=SIZES, n=SIZES, method=METHODS, window=WINDOWS,
     cores=st.integers(1, 3),
 )  # fmt: skip
 def test_every_element_of_the_result_lies_in_exactly_one_block(
-    batch, m, k, n, element, window, cores
+    batch, m, k, n, method, window, cores
 ):
-    plan = _core.plan(batch, m, k, n, element, window_bytes=window, cores=cores)
+    plan = _core.plan(batch, m, k, n, method, window_bytes=window, cores=cores)
     blocks = plan["blocks"]
     assert sum(rows * columns for _, _, rows, _, columns in blocks) == batch * m * n
     assert len({block[:2] + block[3:4] for block in blocks}) == len(blocks)
@@ -32,26 +32,26 @@ def test_every_element_of_the_result_lies_in_exactly_one_block(
         assert 0 <= b < batch and 0 <= row < row + rows <= m and 0 <= column < column + columns <= n
 
 
-@given(m=SIZES, k=SIZES, n=SIZES, element=ELEMENTS, window=WINDOWS, cores=st.integers(1, 3))
-def test_tiles_are_legal_and_fit_the_window(m, k, n, element, window, cores):
-    plan = _core.plan(1, m, k, n, element, window_bytes=window, cores=cores)
+@given(m=SIZES, k=SIZES, n=SIZES, method=METHODS, window=WINDOWS, cores=st.integers(1, 3))
+def test_tiles_are_legal_and_fit_the_window(m, k, n, method, window, cores):
+    plan = _core.plan(1, m, k, n, method, window_bytes=window, cores=cores)
     rows, depth, columns = plan["tile"]
     assert rows == 1 or rows % 4 == 0
     assert depth % 32 == 0 and columns % 32 == 0
     assert rows <= 2047 and columns <= 4096 and depth <= 8192
     assert plan["bytes"] <= window
     assert 1 <= plan["cores"] <= cores
-    size = 1 if element == "int8" else 2
+    size = 1 if method in ("integers", "int8") else 2
     surfaces = rows * depth * size + depth * columns * size + rows * columns * 4
     assert plan["bytes"] >= surfaces * plan["cores"]
 
 
 @given(
-    k=st.integers(1, 200_000), n=SIZES, element=ELEMENTS, limit=st.sampled_from([2048, 4096, 8192])
+    k=st.integers(1, 200_000), n=SIZES, method=METHODS, limit=st.sampled_from([2048, 4096, 8192])
 )
-def test_depth_tiles_cover_k_and_depend_on_k_n_and_type_alone(k, n, element, limit):
+def test_depth_tiles_cover_k_and_depend_on_k_n_and_type_alone(k, n, method, limit):
     plans = [
-        _core.plan(batch, m, k, n, element, cores=cores, window_bytes=window, max_depth=limit)
+        _core.plan(batch, m, k, n, method, cores=cores, window_bytes=window, max_depth=limit)
         for batch, m, cores, window in [
             (1, 1, 3, 1 << 30),
             (7, 513, 1, 8 << 20),
@@ -66,7 +66,7 @@ def test_depth_tiles_cover_k_and_depend_on_k_n_and_type_alone(k, n, element, lim
 
 @pytest.mark.parametrize("element", ["int8", "float16"])
 def test_a_window_without_room_for_one_tile_has_no_plan(element):
-    assert _core.plan(1, 64, 4096, 64, element, window_bytes=64 << 10) is None
+    assert _core.plan(1, 64, 4096, 64, method, window_bytes=64 << 10) is None
 
 
 def test_columns_are_split_over_the_cores_first():

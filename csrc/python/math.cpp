@@ -21,6 +21,12 @@ namespace py = pybind11;
 namespace npublas::python {
 namespace {
 
+Method method_from(const std::string& name) {
+  for (int i = 0; i < kMethods; ++i)
+    if (name == name_of(Method(i))) return Method(i);
+  throw py::value_error("no method is called '" + name + "'");
+}
+
 Element element_from(const std::string& name) {
   if (name == "int8") return Element::int8;
   if (name == "float16") return Element::float16;
@@ -235,14 +241,18 @@ void register_math(py::module_& module) {
   module.def(
       "plan",
       [](std::int64_t batch, std::int64_t m, std::int64_t k, std::int64_t n,
-         const std::string& element, std::size_t window_bytes, int cores, std::int64_t max_depth,
-         std::int64_t max_rows, std::int64_t max_columns) -> py::object {
-        const auto planned = plan({batch, m, k, n}, element_from(element),
+         const std::string& method, std::size_t window_bytes, int cores, std::int64_t max_depth,
+         std::int64_t max_rows, std::int64_t max_columns,
+         std::optional<std::pair<std::int64_t, std::int64_t>> packed) -> py::object {
+        std::optional<PackedTiles> tiles;
+        if (packed) tiles = PackedTiles{packed->first, packed->second};
+        const auto planned = plan({batch, m, k, n}, method_from(method),
                                   {.max_rows = max_rows,
                                    .max_columns = max_columns,
                                    .max_depth = max_depth,
                                    .window_bytes = window_bytes,
-                                   .cores = cores});
+                                   .cores = cores},
+                                  tiles);
         if (!planned) return py::none();
         py::list blocks;
         for (std::int64_t i = 0; i < planned->blocks(); ++i) {
@@ -260,10 +270,10 @@ void register_math(py::module_& module) {
         result["bytes"] = planned->bytes_per_core() * std::size_t(planned->cores);
         return result;
       },
-      py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"), py::arg("element"), py::kw_only(),
+      py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"), py::arg("method"), py::kw_only(),
       py::arg("window_bytes") = PlanLimits{}.window_bytes, py::arg("cores") = PlanLimits{}.cores,
       py::arg("max_depth") = PlanLimits{}.max_depth, py::arg("max_rows") = PlanLimits{}.max_rows,
-      py::arg("max_columns") = PlanLimits{}.max_columns);
+      py::arg("max_columns") = PlanLimits{}.max_columns, py::arg("packed") = py::none());
 }
 
 }  // namespace npublas::python
