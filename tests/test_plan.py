@@ -64,8 +64,8 @@ def test_depth_tiles_cover_k_and_depend_on_k_n_and_type_alone(k, n, method, limi
     assert depth <= limit
 
 
-@pytest.mark.parametrize("element", ["int8", "float16"])
-def test_a_window_without_room_for_one_tile_has_no_plan(element):
+@pytest.mark.parametrize("method", ["integers", "float16", "float32", "int8"])
+def test_a_window_without_room_for_one_tile_has_no_plan(method):
     assert _core.plan(1, 64, 4096, 64, method, window_bytes=64 << 10) is None
 
 

@@ -69,7 +69,8 @@ struct Example {
 
   Product product() {
     const auto [batch, m, k, n] = shape;
-    return {.in = DType::int8,
+    return {.a_type = DType::int8,
+            .b_type = DType::int8,
             .out = DType::int32,
             .shape = shape,
             .a = {a.data(), m * k, k, 1},
@@ -85,7 +86,7 @@ const Settings kNpu{.device = Device::npu};
 TEST_CASE("a product is computed on three cores, in several blocks and depth tiles") {
   const OpenEngine engine;
   Example example({2, 37, 2100, 300});
-  CHECK(multiply(example.product(), kNpu).reason == Reason::npu);
+  CHECK(multiply({.product = example.product()}, kNpu).reason == Reason::npu);
   CHECK(example.c == example.expected);
 }
 
@@ -99,7 +100,7 @@ TEST_CASE("several threads multiply at once in a window that evicts") {
     threads.emplace_back([&example] {
       for (int round = 0; round < 3; ++round) {
         std::fill(example.c.begin(), example.c.end(), -1);
-        const Outcome outcome = multiply(example.product(), kNpu);
+        const Outcome outcome = multiply({.product = example.product()}, kNpu);
         if (outcome.reason != Reason::npu) example.c.clear();
       }
     });
@@ -115,16 +116,16 @@ TEST_CASE("a failed run is repeated on one core, and a second failure is the cal
   for (const char* fault : {"submit_failure", "zeros", "sync_failure", "bind_failure", "enomem"}) {
     CAPTURE(fault);
     simulator.arm(fault, 1, 1);
-    CHECK(multiply(example.product(), kNpu).reason == Reason::npu);
+    CHECK(multiply({.product = example.product()}, kNpu).reason == Reason::npu);
     CHECK(example.c == example.expected);
     simulator.disarm();
   }
   simulator.arm("submit_failure", 1, 0);
-  const Outcome outcome = multiply(example.product(), kNpu);
+  const Outcome outcome = multiply({.product = example.product()}, kNpu);
   CHECK(outcome.reason == Reason::device_failed);
   CHECK(outcome.detail.find("rknn_matmul_run") != std::string::npos);
   simulator.disarm();
-  CHECK(multiply(example.product(), kNpu).reason == Reason::npu);
+  CHECK(multiply({.product = example.product()}, kNpu).reason == Reason::npu);
 }
 
 TEST_CASE("closing the engine gives everything back, also after failures") {
@@ -133,9 +134,9 @@ TEST_CASE("closing the engine gives everything back, also after failures") {
   {
     const OpenEngine engine;
     Example example({1, 16, 64, 600});
-    multiply(example.product(), kNpu);
+    multiply({.product = example.product()}, kNpu);
     simulator.arm("lost_device", 1, 0);
-    CHECK(multiply(example.product(), kNpu).reason == Reason::device_failed);
+    CHECK(multiply({.product = example.product()}, kNpu).reason == Reason::device_failed);
   }
   simulator.disarm();
   CHECK(simulator.count("contexts") == contexts);
@@ -145,5 +146,5 @@ TEST_CASE("closing the engine gives everything back, also after failures") {
 TEST_CASE("without an engine a product says so") {
   Example example({1, 4, 32, 32});
   CHECK(engine_state() == EngineState::closed);
-  CHECK(multiply(example.product(), kNpu).reason == Reason::no_npu);
+  CHECK(multiply({.product = example.product()}, kNpu).reason == Reason::no_npu);
 }
