@@ -1,96 +1,269 @@
-"""Packing and unpacking against the layouts' formulas, written here a second time in NumPy."""
+"""Packing against the formulas of the layouts and codings, written a second time in NumPy."""
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from layouts import bfloat16_bits, bfloat16_values, padded, surface_a, surface_b, up, views
 
 from npublas import _core
+from npublas.errors import NpuError
 
-SOURCES = {"int8": ["int8", "uint8"], "float16": ["float16", "float32", "float64"]}
-CASES = [(element, dtype) for element, dtypes in SOURCES.items() for dtype in dtypes]
-
-
-def surface_a(matrix, element):
-    """[K/x, M, x] of a matrix whose sides are multiples already."""
-    x = 16 if element == "int8" else 8
-    m, k = matrix.shape
-    return matrix.reshape(m, k // x, x).transpose(1, 0, 2).ravel()
-
-
-def surface_b(matrix, element):
-    """[N/y, K/z, y, z]."""
-    y, z = (32 if element == "int8" else 16), 32
-    k, n = matrix.shape
-    return matrix.T.reshape(n // y, y, k // z, z).transpose(0, 2, 1, 3).ravel()
+SOURCES = {
+    "bytes": ["int8", "uint8"],
+    "shifted": ["uint8"],
+    "half": ["float16", "bfloat16", "float32", "float64"],
+    "split": ["float16", "bfloat16", "float32", "float64"],
+    "quantized": ["float16", "bfloat16", "float32", "float64"],
+}
+CASES = [(coding, dtype) for coding, dtypes in SOURCES.items() for dtype in dtypes]
+FLOATS = [(coding, dtype) for coding, dtype in CASES if dtype not in ("int8", "uint8")]
+NORMAL = 2.0**-14  # the smallest normal float16
 
 
-def surface_c(matrix):
-    """[N/4, M, 4]."""
-    m, n = matrix.shape
-    return matrix.reshape(m, n // 4, 4).transpose(1, 0, 2).ravel()
+class Lanes(NamedTuple):
+    """What a coding makes of lanes × depth numbers."""
+
+    packed: Any
+    low: Any
+    scales: Any
 
 
-def padded(matrix, rows, columns):
-    out = np.zeros((rows, columns), matrix.dtype)
-    out[: matrix.shape[0], : matrix.shape[1]] = matrix
-    return out
+def powers_for(values, target):
+    largest = np.abs(values).max(axis=1, initial=0)
+    _, exponent = np.frexp(largest)
+    return np.where(largest > 0, target + 1 - exponent, 0)
 
 
-def up(value, step):
-    return -(-value // step) * step
+def coded(values, coding, target=14, limit=127, scale=0.0) -> Lanes:
+    """The formulas; `values` are lanes × depth: bytes, or finite float32."""
+    if coding == "bytes":
+        return Lanes(values.view(np.int8), None, None)
+    if coding == "shifted":
+        return Lanes((values.astype(np.int16) - 128).astype(np.int8), None, None)
+    if coding == "quantized":
+        largest = np.abs(values).max(axis=1, initial=0)
+        scales = largest / np.float32(limit)
+        scales = np.where(largest > 0, np.maximum(scales, np.float32(2.0**-149)), np.float32(1))
+        if scale:
+            scales = np.full_like(scales, scale)
+        with np.errstate(over="ignore"):
+            quotients = np.rint(values / scales[:, None])
+        return Lanes(np.clip(quotients, -limit, limit).astype(np.int8), None, scales)
+    powers = powers_for(values, target)
+    scaled = np.ldexp(values.astype(np.float64), powers[:, None]).astype(np.float32)
+    high = scaled.astype(np.float16)
+    if coding == "half":
+        return Lanes(high, None, np.ldexp(1.0, -powers))
+    high = np.where(np.abs(high) < NORMAL, np.float16(0), high)
+    low = ((scaled - high.astype(np.float64)) * 2048).astype(np.float16)
+    return Lanes(high, low, np.ldexp(1.0, -powers))
 
 
-def random_matrix(rng, shape, dtype):
-    if np.dtype(dtype).kind in "iu":
-        return rng.integers(0, 256, shape).astype(np.uint8).view(np.uint8).astype(dtype)
-    return rng.standard_normal(shape).astype(dtype)
+def losses_of(values):
+    """LaneLoss, in float64."""
+    powers = powers_for(values, 14)
+    scaled = np.ldexp(values.astype(np.float64), powers[:, None]).astype(np.float32)
+    lanes = coded(values, "split")
+    rest = np.abs(scaled - lanes.packed.astype(np.float64))
+    loss = np.where(np.abs(lanes.low) < NORMAL, rest, 0)
+    sizes = np.abs(scaled.astype(np.float64))
+    return {
+        "largest": loss.max(axis=1, initial=0),
+        "total": loss.sum(axis=1),
+        "size": sizes.sum(axis=1),
+        "top": sizes.max(axis=1, initial=0),
+        "large": (sizes >= 2.0**9).sum(axis=1),
+    }
 
 
-def views(matrix):
-    """The same values in every kind of memory that a caller may have."""
-    yield matrix
-    yield np.asfortranarray(matrix)
-    yield np.repeat(np.repeat(matrix, 2, 0), 3, 1)[::2, ::3]
-    yield np.ascontiguousarray(matrix[::-1, ::-1])[::-1, ::-1]
+def check_losses(losses, expected):
+    for name in ("largest", "top", "large"):
+        np.testing.assert_array_equal(losses[name], expected[name])
+    for name in ("total", "size"):  # bounds in spite of their roundings, and not wasteful ones
+        assert (losses[name] >= expected[name]).all()
+        assert (losses[name] <= expected[name] * (1 + 2.0**-9)).all()
 
 
-def scaled(matrix, axis):
-    """What packing makes of floats: float16 of lane × 2^e, with the lane's maximum at the top."""
-    target = 15 if matrix.dtype == np.float16 else 14
-    values = matrix.astype(np.float32).astype(np.float64)
-    largest = np.abs(values).max(axis=axis, keepdims=True)
-    _, exponent = np.frexp(np.where(largest > 0, largest, 1.0))
-    shift = np.where(largest > 0, target - (exponent - 1), 0)
-    return np.ldexp(values, shift).astype(np.float16), shift.ravel()
+def random_lanes(rng, shape, dtype):
+    """As the caller has them, and as float32 or bytes."""
+    if dtype in ("int8", "uint8"):
+        source = rng.integers(0, 256, shape).astype(np.uint8).view(dtype)
+        return source, source
+    values = rng.standard_normal(shape) * np.exp(4 * rng.standard_normal(shape))
+    if dtype == "bfloat16":
+        source = bfloat16_bits(values)
+        return source, bfloat16_values(source)
+    source = np.clip(values, -60000, 60000).astype(dtype)
+    return source, source.astype(np.float32)
 
 
-@pytest.mark.parametrize(("element", "dtype"), CASES)
-@pytest.mark.parametrize("shape", [(1, 1), (1, 33), (3, 31), (4, 32), (5, 65), (17, 96), (33, 100)])
+def pack_lanes(lanes, coding, is_a=True, dtype=None, **settings):
+    """A surface just as large as is needed, turned back into lanes × depth."""
+    surface_lanes, surface_depth = up(max(lanes.shape[0], 1), 32), up(max(lanes.shape[1], 1), 32)
+    surface, low, *notes = _core.pack(
+        lanes if is_a else lanes.T, coding, is_a=is_a, surface_lanes=surface_lanes,
+        surface_depth=surface_depth, dtype=dtype, **settings,
+    )  # fmt: skip
+
+    def back(part):
+        if part is None:
+            return None
+        part = part.view(np.float16 if coding in ("half", "split") else np.int8)
+        index = np.arange(part.size, dtype=np.int64)
+        if is_a:
+            order = surface_a_index(index, surface_lanes, surface_depth, part.dtype)
+        else:
+            order = surface_b_index(index, surface_lanes, surface_depth, part.dtype)
+        return part[order][: lanes.shape[0], : lanes.shape[1]]
+
+    return back(surface), back(low), *notes
+
+
+def surface_a_index(index, lanes, depth, dtype):
+    x = 16 // dtype.itemsize
+    return index.reshape(depth // x, lanes, x).transpose(1, 0, 2).reshape(lanes, depth)
+
+
+def surface_b_index(index, lanes, depth, dtype):
+    y = 32 // dtype.itemsize
+    shape = (lanes // y, depth // 32, y, 32)
+    return index.reshape(shape).transpose(0, 2, 1, 3).reshape(lanes, depth)
+
+
+SHAPES = [(0, 5), (5, 0), (1, 1), (1, 33), (3, 31), (4, 32), (15, 63), (16, 64), (17, 96), (33, 65)]
+
+
+@pytest.mark.parametrize(("coding", "dtype"), CASES)
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("is_a", [True, False])
-def test_packing_follows_the_formula_from_any_view(element, dtype, shape, is_a):
-    rng = np.random.default_rng(7)
-    matrix = random_matrix(rng, shape if is_a else shape[::-1], dtype)
+def test_packing_follows_the_formula_from_any_view(coding, dtype, shape, is_a):
+    source, values = random_lanes(np.random.default_rng(7), shape, dtype)
     lanes, depth = shape
-    lane_step = 4 if is_a else 32
-    surface_lanes, surface_depth = up(lanes, lane_step) + lane_step, up(depth, 32) + 32
-    if element == "int8":
-        expected, exponents = matrix.view(np.int8), np.zeros(lanes)
-    else:
-        expected, exponents = scaled(matrix, 1 if is_a else 0)
-    whole = padded(
-        expected, *((surface_lanes, surface_depth) if is_a else (surface_depth, surface_lanes))
-    )
-    expected_surface = (surface_a if is_a else surface_b)(whole, element)
-    for view in views(matrix):
-        surface, got, seen = _core.pack(
-            view, element, is_a=is_a, surface_lanes=surface_lanes, surface_depth=surface_depth
+    surface_lanes = up(lanes, 4 if is_a else 32) + (4 if is_a else 32)
+    surface_depth = up(depth, 32) + 32
+    expected = coded(values, coding, target=15 if (coding, dtype) == ("half", "float16") else 14)
+
+    def surface_of(packed):
+        whole = padded(packed, surface_lanes, surface_depth)
+        return surface_a(whole) if is_a else surface_b(whole.T)
+
+    for view in views(source if is_a else source.T):
+        surface, low, scales, sums, losses, seen = _core.pack(
+            view, coding, is_a=is_a, surface_lanes=surface_lanes, surface_depth=surface_depth,
+            dtype=dtype,
+        )  # fmt: skip
+        np.testing.assert_array_equal(
+            surface.view(expected.packed.dtype), surface_of(expected.packed)
         )
-        np.testing.assert_array_equal(surface.view(expected_surface.dtype), expected_surface)
-        np.testing.assert_array_equal(got[:lanes], exponents)
-        assert seen["finite"] and seen["zero"] == (not matrix.any())
+        if expected.low is None:
+            assert low is None
+        else:
+            np.testing.assert_array_equal(low.view(np.float16), surface_of(expected.low))
+            check_losses(losses, losses_of(values))
+            assert seen["low_zero"] == (not expected.low.any())
+        if expected.scales is None:
+            np.testing.assert_array_equal(sums, expected.packed.sum(axis=1, dtype=np.int32))
+        else:
+            np.testing.assert_array_equal(scales, expected.scales)
+        assert seen["finite"]
+        assert seen["zero"] == (not (values if coding == "shifted" else expected.packed).any())
+
+
+@pytest.mark.parametrize(("coding", "dtype"), CASES)
+@pytest.mark.parametrize("is_a", [True, False])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_broadcast_axis_is_packed_as_its_copy_is(coding, dtype, is_a, axis):
+    source, _ = random_lanes(np.random.default_rng(11), (20, 1) if axis else (1, 40), dtype)
+    broadcast = np.broadcast_to(source, (20, 40))
+    got = pack_lanes(broadcast, coding, is_a, dtype)
+    expected = pack_lanes(broadcast.copy(), coding, is_a, dtype)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_equal(one, other)
+
+
+# Numbers of every size, exact float16 ones among them, and rows that mix them.
+NUMBERS = st.one_of(
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+    st.floats(width=16, allow_nan=False, allow_infinity=False),
+    st.floats(-4, 4, width=32),
+    st.sampled_from([0.0, -0.0, 2.0**-149, -(2.0**-126), 3.4028235e38, 1.0, 65504.0, 2.0**-25]),
+)
+ROWS = st.lists(NUMBERS, min_size=1, max_size=40)
+
+
+@given(ROWS)
+def test_split_follows_its_formula_for_numbers_of_every_size(row):
+    values = np.array([row], np.float32)
+    expected = coded(values, "split")
+    high, low, scales, _, losses, seen = pack_lanes(values, "split")
+    np.testing.assert_array_equal(high, expected.packed)
+    np.testing.assert_array_equal(low, expected.low)
+    np.testing.assert_array_equal(scales, expected.scales)
+    check_losses(losses, losses_of(values))
+    assert seen == {
+        "finite": True,
+        "zero": not values.any(),
+        "low_zero": not expected.low.any(),
+        "subnormal": False,
+    }
+
+
+@given(ROWS)
+def test_what_split_loses_on_a_device_that_flushes_subnormals_is_bounded_by_its_losses(row):
+    values = np.array([row], np.float32)
+    high, low, scales, _, losses, _ = pack_lanes(values, "split")
+    assert not ((np.abs(high) < NORMAL) & (high != 0)).any()
+    flushed = np.where(np.abs(low) < NORMAL, 0, low.astype(np.float64))
+    scaled = values.astype(np.float64) / scales[:, None]
+    error = np.abs(scaled - (high + flushed * 2.0**-11))
+    # Beside them: the rounding of a low part, which has 11 bits, after the 11 of a high part that
+    # isn't zero; or up to the smallest normal number, 2^-36 once it is scaled.
+    rounding = np.where(high == 0, 2.0**-11, 2.0**-23) * np.abs(scaled) + 2.0**-36
+    assert (error <= losses["largest"] + rounding).all()
+
+
+@pytest.mark.parametrize("power", range(14, -40, -1))
+def test_split_errors_keep_their_bound_in_every_binade(power):
+    rng = np.random.default_rng(power + 100)
+    values = (rng.uniform(1, 2, (1, 20000)) * 2.0**power).astype(np.float32)
+    values[0, 0] = 2.0**14
+    high, low, scales, _, losses, _ = pack_lanes(values, "split")
+    assert scales[0] == 1
+    flushed = np.where(np.abs(low) < NORMAL, 0, low.astype(np.float64))
+    error = np.abs(values.astype(np.float64) - (high + flushed * 2.0**-11))
+    rounding = np.where(high == 0, 2.0**-11, 2.0**-23) * np.abs(values) + 2.0**-36
+    assert (error <= losses["largest"] + rounding).all()
+    assert losses["largest"][0] <= 2.0**-25
+
+
+def test_numbers_that_float16_holds_have_no_low_parts():
+    rng = np.random.default_rng(2)
+    values = rng.integers(-2048, 2049, (9, 70)).astype(np.float32) * np.float32(2.0**-120)
+    *_, losses, seen = pack_lanes(values, "split")
+    assert seen["low_zero"] and not seen["zero"]
+    assert not losses["largest"].any() and not losses["total"].any()
+
+
+def test_losses_count_each_lane_for_itself():
+    values = np.ones((18, 33), np.float32)
+    values[3, 7] = 2.0**-30  # 2^-16 once scaled: below the normal halves, its low part is not
+    values[17, 32] = 2.0**-50  # 2^-36: its low part is below the normal halves
+    *_, losses, seen = pack_lanes(values, "split", is_a=False)
+    assert seen["low_zero"] is False
+    assert losses["largest"].nonzero()[0].tolist() == [17]
+    assert losses["largest"][17] == 2.0**-36 and losses["top"].tolist() == [2.0**14] * 18
+    assert losses["large"].tolist() == [33] * 3 + [32] + [33] * 13 + [32]
+
+
+@pytest.mark.parametrize("below", [1 - 2.0**-20, 1.0])
+def test_large_begins_at_512(below):
+    values = np.array([[2.0**14, 2.0**9 * below]], np.float32)
+    assert pack_lanes(values, "split")[4]["large"] == 1 + (below == 1)
 
 
 @given(st.integers(0, 2**16 - 1))
@@ -98,47 +271,74 @@ def test_float16_sources_are_scaled_exactly(bits):
     value = np.array([[bits]], np.uint16).view(np.float16)
     if not np.isfinite(value[0, 0]):
         return
-    surface, exponents, _ = _core.pack(
-        value, "float16", is_a=True, surface_lanes=1, surface_depth=32
-    )
-    packed = float(surface.view(np.float16)[0])
-    assert np.ldexp(packed, -int(exponents[0])) == float(value[0, 0])
+    packed, _, scales, *_ = pack_lanes(value, "half")
+    assert float(packed[0, 0]) * scales[0] == float(value[0, 0])
+    high, low, scales, *_ = pack_lanes(value, "split")
+    assert float(high[0, 0]) * scales[0] == float(value[0, 0]) and low[0, 0] == 0
 
 
 @pytest.mark.parametrize("value", [1e-45, 1e-38, 1.2e-38, 1.0, 65504.0, 65536.0, 3.4028235e38])
-def test_every_finite_float32_survives_scaling(value):
+@pytest.mark.parametrize(("coding", "bits"), [("half", 11), ("split", 23)])
+def test_every_finite_float32_survives_scaling(coding, bits, value):
     matrix = np.array([[value, -value / 3]], np.float32)
-    surface, exponents, seen = _core.pack(
-        matrix, "float16", is_a=True, surface_lanes=1, surface_depth=32
-    )
-    packed = surface.view(np.float16)[:2].astype(np.float64)
-    assert 2**14 <= packed[0] <= 2**15 and seen["finite"]
-    back = np.ldexp(packed, -int(exponents[0]))
-    np.testing.assert_allclose(back, matrix[0].astype(np.float64), rtol=2**-11)
+    high, low, scales, _, _, seen = pack_lanes(matrix, coding)
+    packed = high.astype(np.float64)
+    assert 2**14 <= packed[0, 0] <= 2**15 and seen["finite"]
+    if low is not None:
+        packed = packed + low * 2.0**-11
+    np.testing.assert_allclose(packed * scales, matrix.astype(np.float64), rtol=2.0**-bits)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@given(ROWS, st.sampled_from([7, 127]), st.booleans())
+def test_quantising_follows_its_formula_and_never_leaves_its_limit(row, limit, fixed):
+    values = np.array([row, row[::-1]], np.float32)
+    scale = 0.125 if fixed else 0.0
+    expected = coded(values, "quantized", limit=limit, scale=scale)
+    packed, _, scales, _, _, seen = pack_lanes(values, "quantized", limit=limit, scale=scale)
+    np.testing.assert_array_equal(packed, expected.packed)
+    np.testing.assert_array_equal(scales, expected.scales)
+    assert np.abs(packed.astype(int)).max() <= limit and (scales > 0).all()
+    assert seen["finite"] and seen["zero"] == (not expected.packed.any())
+
+
+def test_a_lane_of_subnormals_has_a_scale():
+    for largest in (1, 63, 64, 190, 2**22):
+        values = (np.array([[largest, -1, 0]]) * 2.0**-149).astype(np.float32)
+        packed, _, scales, *_ = pack_lanes(values, "quantized")
+        assert scales[0] >= 2.0**-149 and packed[0, 0] in range(1, 128)
+
+
+def test_quantised_ties_go_to_the_even_neighbour():
+    values = np.array([[0.5, 1.5, 2.5, -0.5, -1.5, 126.5, 127.49, 200, -200]], np.float32)
+    packed, *_ = pack_lanes(values, "quantized", scale=1.0)
+    assert packed[0].tolist() == [0, 2, 2, 0, -2, 126, 127, 127, -127]
+
+
+@pytest.mark.parametrize(("coding", "dtype"), FLOATS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("position", [(0, 0), (2, 40), (19, 63)])
-def test_nan_and_infinity_are_seen_wherever_they_are(dtype, bad, position):
-    matrix = np.ones((20, 64), dtype)
-    matrix[position] = bad
+def test_nan_and_infinity_are_seen_wherever_they_are(coding, dtype, bad, position):
+    lanes = np.ones((20, 64), "float32" if dtype == "bfloat16" else dtype)
+    lanes[position] = bad
+    if dtype == "bfloat16":
+        lanes = (lanes.view(np.uint32) >> 16).astype(np.uint16)
     for is_a in (True, False):
-        _, _, seen = _core.pack(matrix, "float16", is_a=is_a, surface_lanes=64, surface_depth=64)
-        assert not seen["finite"]
+        _, _, scales, _, _, seen = pack_lanes(lanes, coding, is_a, dtype)
+        assert not seen["finite"] and not seen["zero"]
+        assert scales[position[0]] == 1
 
 
-def test_a_float64_beyond_float32_is_not_finite():
-    _, _, seen = _core.pack(
-        np.array([[1e300]]), "float16", is_a=True, surface_lanes=1, surface_depth=32
-    )
+@pytest.mark.parametrize("coding", ["half", "split", "quantized"])
+def test_a_float64_beyond_float32_is_not_finite(coding):
+    *_, seen = pack_lanes(np.array([[1e300]]), coding)
     assert not seen["finite"]
+    *_, seen = pack_lanes(np.array([[3.4028235e38, 1e-300]]), coding)
+    assert seen["finite"]
 
 
 def test_float16_values_far_below_their_lane_are_reported_as_subnormal():
-    def seen(*row):
-        matrix = np.array([row], np.float16)
-        return _core.pack(matrix, "float16", is_a=True, surface_lanes=1, surface_depth=32)[2]
+    def seen(*row, dtype="float16"):
+        return pack_lanes(np.array([row], dtype), "half")[-1]
 
     smallest = 2.0**-24
     assert not seen(smallest, 2 * smallest)["subnormal"]  # scaled up together, they are normal
@@ -146,81 +346,45 @@ def test_float16_values_far_below_their_lane_are_reported_as_subnormal():
     assert seen(32768.0, 2.0**-15)["subnormal"]
     assert seen(65504.0, smallest)["subnormal"]
     assert not seen(65504.0, 0.0)["subnormal"]
+    assert not seen(65504.0, smallest, dtype="float32")["subnormal"]  # is rounded anyway
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32"])
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (4, 4), (17, 33), (40, 30)])
-def test_integers_are_unpacked_and_added_modulo_their_width(dtype, shape):
-    rng = np.random.default_rng(3)
-    rows, columns = shape
-    surface_rows = up(rows, 4)
-    sums = rng.integers(-(2**31), 2**31, (2, surface_rows, up(columns, 32))).astype(np.int32)
-    expected = sums[:, :rows, :columns].astype(np.int64).sum(0).astype(dtype)
-    exponents = {"row_exponents": np.zeros(rows, "i4"), "column_exponents": np.zeros(columns, "i4")}
-    for target in views(np.zeros(shape, dtype)):
-        for step, part in enumerate(sums):
-            seen = _core.unpack_into(
-                surface_c(part),
-                "int8",
-                surface_rows=surface_rows,
-                accumulate=step > 0,
-                target=target,
-                **exponents,
-            )
-        np.testing.assert_array_equal(target, expected)
-        assert seen == {"finite": True, "zero": False}
+def test_a_shifted_zero_counts_as_zero_and_padding_stays_zero():
+    surface, _, _, sums, _, seen = _core.pack(
+        np.zeros((3, 5), np.uint8), "shifted", is_a=True, surface_lanes=4, surface_depth=32
+    )
+    assert seen["zero"] and sums.tolist() == [-640] * 3
+    assert np.count_nonzero(surface) == 15
 
 
-def test_unpacking_takes_the_scales_off_without_overflow():
-    rng = np.random.default_rng(5)
-    sums = rng.standard_normal((8, 32)).astype(np.float32) * np.float32(2**30)
-    rows = rng.integers(-149, 164, 5).astype(np.int32)
-    columns = -rows[rng.permutation(5)] + rng.integers(-8, 8, 5).astype(np.int32)
-    target = np.empty((5, 5), np.float32)
-    seen = _core.unpack_into(
-        surface_c(sums), "float16", surface_rows=8, row_exponents=rows, column_exponents=columns,
-        accumulate=False, target=target,
-    )  # fmt: skip
-    exact = np.ldexp(sums[:5, :5].astype(np.float64), -(rows[:, None] + columns))
-    with np.errstate(over="ignore"):
-        expected = exact.astype(np.float32)
-    np.testing.assert_array_equal(target, expected)
-    assert seen["finite"] == bool(np.isfinite(expected).all())
+@pytest.mark.parametrize(
+    ("coding", "dtype"),
+    [("shifted", "int8"), ("bytes", "float32"), ("half", "int8"), ("split", "uint8"),
+     ("quantized", "int32")],
+)  # fmt: skip
+def test_codings_that_make_no_sense_are_refused(coding, dtype):
+    with pytest.raises(NpuError, match=dtype):
+        pack_lanes(np.zeros((2, 2), dtype), coding)
 
 
-def test_a_sum_beyond_float32_is_reported():
-    target = np.zeros((1, 1), np.float32)
-    surface = np.zeros(32 * 4, np.float32)
-    surface[0] = 2.0**30
-    arguments = {
-        "surface_rows": 4,
-        "column_exponents": np.zeros(1, "i4"),
-        "accumulate": False,
-        "target": target,
-    }
-    fine = _core.unpack_into(surface, "float16", row_exponents=np.array([-97], "i4"), **arguments)
-    assert fine["finite"] and target[0, 0] == 2.0**127
-    over = _core.unpack_into(surface, "float16", row_exponents=np.array([-98], "i4"), **arguments)
-    assert not over["finite"]
+@pytest.mark.parametrize("depth", [32, 96])
+@pytest.mark.parametrize("columns", [32, 64])
+def test_joined_surfaces_are_the_surface_of_one_above_the_other(depth, columns):
+    upper, lower = (
+        np.arange(depth * columns).reshape(depth, columns).astype(np.uint16) + start
+        for start in (0, 30000)
+    )
+    joined = _core.join_b(surface_b(upper), surface_b(lower), depth=depth, columns=columns)
+    np.testing.assert_array_equal(joined, surface_b(np.concatenate([upper, lower])))
 
 
-def test_a_surface_of_zeros_is_reported_as_such():
-    target = np.ones((4, 4), np.int32)
-    seen = _core.unpack_into(
-        np.zeros(4 * 32, np.int32), "int8", surface_rows=4, row_exponents=np.zeros(4, "i4"),
-        column_exponents=np.zeros(4, "i4"), accumulate=False, target=target,
-    )  # fmt: skip
-    assert seen["zero"] and not target.any()
-
-
-@pytest.mark.parametrize("element", ["int8", "float16"])
-def test_a_product_is_zero_only_if_it_is(element):
-    dtype = np.int8 if element == "int8" else np.float16
+@pytest.mark.parametrize("dtype", [np.int8, np.float16])
+def test_a_product_is_zero_only_if_it_is(dtype):
     a, b = np.zeros((4, 64), dtype), np.zeros((64, 32), dtype)
 
     def is_zero():
         return _core.product_is_zero(
-            surface_a(a, element), surface_b(b, element), element, rows=4, depth=64, columns=32
+            surface_a(a), surface_b(b), np.dtype(dtype).name, rows=4, depth=64, columns=32
         )
 
     a[1, 3] = 1

@@ -1,0 +1,194 @@
+"""Unpacking against its formulas: the scales come off in double, and one rounding is left."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from layouts import padded, surface_c, up, views
+
+from npublas import _core
+from npublas.errors import NpuError
+
+SHAPES = [(1, 1), (1, 4), (3, 5), (4, 4), (15, 31), (16, 32), (17, 33), (40, 30)]
+
+
+def surface_of(sums):
+    rows, columns = sums.shape
+    # What is beside the sums must not be read.
+    filler = np.full((up(rows, 4), up(columns, 32)), 77, sums.dtype)
+    filler[:rows, :columns] = sums
+    return surface_c(filler), len(filler)
+
+
+def unpack(sums, target, row_scales, column_scales, cross=None, accumulate=False):
+    surface, surface_rows = surface_of(sums)
+    arguments = {
+        "surface_rows": surface_rows,
+        "row_scales": row_scales,
+        "column_scales": column_scales,
+        "accumulate": accumulate,
+        "target": target,
+    }
+    if sums.dtype == np.int32:
+        return _core.unpack_quantized(surface, **arguments)
+    return _core.unpack_floats(
+        surface, None if cross is None else surface_of(cross)[0], **arguments
+    )
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32"])
+@pytest.mark.parametrize("offsets", [(), ("row",), ("column",), ("row", "column")])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_integers_are_unpacked_and_added_modulo_their_width(dtype, offsets, shape):
+    rng = np.random.default_rng(3)
+
+    def any_int32(*size):
+        return rng.integers(-(2**31), 2**31, size).astype(np.int32)
+
+    sums = any_int32(2, *shape)
+    row = any_int32(shape[0]) if "row" in offsets else None
+    column = any_int32(shape[1]) if "column" in offsets else None
+    expected = sums.astype(np.int64).sum(0)
+    if row is not None:
+        expected = expected + 2 * row[:, None].astype(np.int64)
+    if column is not None:
+        expected = expected + 2 * column.astype(np.int64)
+    for target in views(np.full(shape, 99, dtype)):
+        for step, part in enumerate(sums):
+            surface, surface_rows = surface_of(part)
+            seen = _core.unpack_integers(
+                surface, surface_rows=surface_rows, row_offsets=row, column_offsets=column,
+                accumulate=step > 0, target=target,
+            )  # fmt: skip
+        np.testing.assert_array_equal(target, expected.astype(dtype))
+        assert seen == {"finite": True, "underflow": False, "zero": False}
+
+
+def test_a_surface_of_zeros_is_reported_whatever_the_offsets():
+    surface, surface_rows = surface_of(np.zeros((3, 5), np.int32))
+    target = np.ones((3, 5), np.int32)
+    seen = _core.unpack_integers(
+        surface, surface_rows=surface_rows, row_offsets=np.array([1, 2, 3], np.int32),
+        column_offsets=None, accumulate=False, target=target,
+    )  # fmt: skip
+    assert seen["zero"] and target[:, 0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("with_cross", [False, True])
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_scales_come_off_in_double_and_one_rounding_is_left(dtype, with_cross, quantized, shape):
+    if quantized and with_cross:
+        return
+    rng = np.random.default_rng(5)
+    if quantized:
+        sums = rng.integers(-(2**31), 2**31, (2, *shape)).astype(np.int32)
+        row_scales, column_scales = rng.uniform(1e-9, 1, shape[0]), rng.uniform(1e-9, 1, shape[1])
+    else:
+        sums = (rng.standard_normal((2, *shape)) * 2.0**30).astype(np.float32)
+        row_scales = np.ldexp(1.0, rng.integers(-163, 113, shape[0]))
+        column_scales = np.ldexp(1.0, rng.integers(-8, 8, shape[1])) / row_scales.max()
+    cross = (rng.standard_normal((2, *shape)) * 2.0**30).astype(np.float32) if with_cross else None
+    values = sums.astype(np.float64)
+    if cross is not None:
+        values = values + cross.astype(np.float64) * 2.0**-11
+    exact = values * row_scales[:, None] * column_scales
+    with np.errstate(under="ignore"):
+        parts = exact.astype(dtype)
+    for target in views(np.full(shape, 99, dtype)):
+        for step in range(2):
+            seen = unpack(
+                sums[step], target, row_scales, column_scales,
+                None if cross is None else cross[step], step > 0,
+            )  # fmt: skip
+        np.testing.assert_array_equal(target, parts[0] + parts[1])
+        assert seen["finite"] and not seen["zero"]
+
+
+@given(
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+    st.integers(-163, 113),
+    st.integers(-163, 113),
+)
+def test_flags_tell_what_one_rounding_to_float32_did(sum_, row, column):
+    # 2^45 is more than any sum of packed float16 can be.
+    sums = np.clip(np.array([[sum_]], np.float32), -(2.0**45), 2.0**45)
+    target = np.empty((1, 1), np.float32)
+    exact = float(sums[0, 0]) * 2.0**row * 2.0**column
+    seen = unpack(sums, target, np.array([2.0**row]), np.array([2.0**column]))
+    with np.errstate(over="ignore", under="ignore"):
+        expected = np.float32(exact)
+    assert target[0, 0] == expected
+    assert seen == {
+        "finite": bool(np.isfinite(expected)),
+        "underflow": bool(abs(expected) < 2.0**-126 and float(expected) != exact),
+        "zero": sum_ == 0,
+    }
+
+
+def test_a_sum_beyond_float32_is_reported():
+    sums, one = np.array([[2.0**30]], np.float32), np.ones(1)
+    for dtype in ("float32", "float64"):
+        target = np.zeros((1, 1), dtype)
+        assert unpack(sums, target, one * 2.0**97, one)["finite"] and target[0, 0] == 2.0**127
+        assert not unpack(sums, target, one * 2.0**98, one)["finite"]
+        target[:] = 2.0**127
+        assert not unpack(sums, target, one * 2.0**97, one, accumulate=True)["finite"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("with_cross", [False, True])
+def test_nan_and_infinity_are_reported(bad, with_cross):
+    good, sums = np.ones((5, 6), np.float32), np.ones((5, 6), np.float32)
+    sums[4, 5] = bad
+    target = np.zeros((5, 6), np.float32)
+    seen = unpack(good if with_cross else sums, target, np.ones(5), np.ones(6),
+                  sums if with_cross else None)  # fmt: skip
+    assert not seen["finite"]
+    np.testing.assert_equal(target[4, 5], np.float32(bad))
+
+
+@pytest.mark.parametrize("part", ["sums", "cross"])
+def test_surfaces_are_zero_only_together(part):
+    sums, cross = np.zeros((5, 6), np.float32), np.zeros((5, 6), np.float32)
+    target = np.ones((5, 6), np.float32)
+    assert unpack(sums, target, np.ones(5), np.ones(6), cross)["zero"] and not target.any()
+    (sums if part == "sums" else cross)[4, 5] = 2.0**-149
+    assert not unpack(sums, target, np.ones(5), np.ones(6), cross)["zero"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 4)])
+def test_a_zero_is_positive_whatever_its_terms_were(shape):
+    for dtype in ("float32", "float64"):
+        target = np.ones(shape, dtype)
+        seen = unpack(np.full(shape, -0.0, np.float32), target, np.ones(shape[0]),
+                      np.ones(shape[1]))  # fmt: skip
+        assert seen["zero"] and not np.signbit(target).any()
+
+
+def test_types_that_have_no_unpacking_are_refused():
+    with pytest.raises(NpuError, match="int64"):
+        _core.unpack_integers(
+            np.zeros(128, np.int32), surface_rows=4, row_offsets=None, column_offsets=None,
+            accumulate=False, target=np.zeros((1, 1), np.int64),
+        )  # fmt: skip
+    with pytest.raises(NpuError, match="float16"):
+        unpack(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float16), np.ones(1), np.ones(1))
+
+
+def test_what_was_packed_and_multiplied_exactly_is_unpacked_exactly():
+    rng = np.random.default_rng(8)
+    a = rng.integers(-100, 100, (7, 20)).astype(np.float32)
+    b = rng.integers(-100, 100, (20, 9)).astype(np.float32) * np.float32(2.0**-40)
+    parts = [
+        _core.pack(matrix, "half", is_a=is_a, surface_lanes=lanes, surface_depth=32)
+        for matrix, is_a, lanes in ((a, True, 8), (b, False, 32))
+    ]
+    scaled = [np.ldexp(m, 0) / s for m, s in ((a, parts[0][2][:, None]), (b, parts[1][2]))]
+    sums = (scaled[0] @ scaled[1]).astype(np.float32)
+    target = np.zeros((7, 9), np.float32)
+    unpack(padded(sums, 8, 32)[:7, :9], target, parts[0][2], parts[1][2])
+    np.testing.assert_array_equal(target, a @ b)
