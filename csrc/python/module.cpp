@@ -18,6 +18,8 @@ const char* class_of(npublas::ErrorKind kind) {
       return "NpuResultError";
     case npublas::ErrorKind::device:
       return "NpuDeviceError";
+    case npublas::ErrorKind::file:
+      return "WeightsFileError";
     case npublas::ErrorKind::argument:
       return "NpuError";
   }
@@ -40,4 +42,5 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   npublas::python::register_device(module);
   npublas::python::register_engine(module);
   npublas::python::register_math(module);
+  npublas::python::register_weights(module);
 }

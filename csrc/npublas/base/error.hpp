@@ -14,6 +14,7 @@ enum class ErrorKind {
   timeout,      ///< a run did not come back in time
   result,       ///< the device answered, and the answer is wrong
   device,       ///< a call to the runtime failed
+  file,         ///< a file of weights was altered or cut, or can't be read
   argument,  ///< the caller asked for something that cannot be (a defect of npublas, or bad input)
 };
 

@@ -15,6 +15,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -44,7 +45,8 @@ struct WeightsGrid {
 };
 
 /// The grid that npublas packs to: depth as every plan has it, columns for an even share of cores.
-/// `group`, if not 0, is the depth that scales were made for, and so the depth of the tiles.
+/// `group`, if not 0, is the depth that scales were made for, and so the depth of the tiles. Throws
+/// Error(argument) for what no tile can be.
 WeightsGrid grid_for(Method method, DType dtype, std::int64_t batch, std::int64_t k, std::int64_t n,
                      std::int64_t group = 0);
 
@@ -70,22 +72,30 @@ struct WeightTile {
 
 class Weights {
  public:
-  /// Over `bytes`, which `owner` keeps alive. With `verify`, each tile's checksum is compared when
-  /// the tile is first read. Throws Error(argument) if an entry doesn't fit the bytes or the grid.
+  /// Called before a tile is read: throws if the bytes aren't there any more, and returns a number,
+  /// never 0, which is another one if they may have changed.
+  using Watch = std::function<std::uint64_t()>;
+
+  /// Over `bytes`, which `owner` keeps alive, and which begin on a multiple of 8 bytes. With
+  /// `watch`, each tile's checksum is compared when the tile is first read, and again when it is
+  /// read after the watch gave another number. Throws Error(argument) if an entry doesn't fit the
+  /// bytes or the grid.
   Weights(const WeightsGrid& grid, std::span<const std::byte> bytes,
-          std::vector<WeightTileEntry> entries, std::shared_ptr<const void> owner, bool verify);
+          std::vector<WeightTileEntry> entries, std::shared_ptr<const void> owner,
+          Watch watch = nullptr);
 
   const WeightsGrid& grid() const { return grid_; }
   std::uint64_t id() const { return id_; }  ///< never used twice in a process
+  const std::byte* data() const { return bytes_.data(); }
   std::size_t bytes() const { return bytes_.size(); }
   const std::vector<WeightTileEntry>& entries() const { return entries_; }
 
-  /// Throws Error(argument) if the tile's checksum is wrong: the file was altered.
+  /// Throws Error(file) if the tile's checksum is wrong: the file was altered.
   WeightTile tile(std::int64_t index) const;
 
   /// Unpacks it all into `target`, a stack of matrices k × n: float32 for float methods, the
   /// source's type for integers. Exactly what was packed: of a float32 that needs more than two
-  /// float16 parts, 2^-23 may be missing.
+  /// float16 parts, 2^-23 may be missing. Throws as `tile` does.
   void unpack(const MutableView& target) const;
 
  private:
@@ -94,7 +104,9 @@ class Weights {
   std::vector<WeightTileEntry> entries_;
   std::shared_ptr<const void> owner_;
   std::uint64_t id_;
-  mutable std::unique_ptr<std::atomic<std::uint8_t>[]> verified_;
+  Watch watch_;
+  /// For each tile what the watch said when its checksum was right; 0 before.
+  mutable std::unique_ptr<std::atomic<std::uint64_t>[]> verified_;
 };
 
 /// A packed matrix as bytes and entries.
