@@ -165,6 +165,8 @@ Reason reason_of(const Error& error) {
       return Reason::memory;
     case ErrorKind::result:
       return Reason::wrong_result;
+    case ErrorKind::file:
+      return Reason::weights_file;
     default:
       return Reason::device_failed;
   }
@@ -200,7 +202,7 @@ Outcome run(Engine& engine, const Request& request, const Settings& settings, co
   try {
     return outcome_of(engine.executor->run(plan, request, flushes));
   } catch (const Error& first) {
-    if (engine.executor->stuck()) throw;
+    if (engine.executor->stuck() || first.kind() == ErrorKind::file) throw;
     engine.executor->window().clear();
     const auto smaller = plan_of(request, settings, 1);
     if (!smaller) throw;
@@ -354,6 +356,7 @@ Outcome multiply(const Request& request, const Settings& settings) noexcept {
       note_pinned(engine->executor->window().usage().pinned_bytes);
     } catch (const Error& error) {
       outcome = {.reason = reason_of(error), .detail = error.what()};
+      if (outcome.reason == Reason::weights_file) return outcome;  // not the device's fault
       trust::note_failure(error.what());
       if (engine->executor->stuck())
         give_up(engine, error.what());

@@ -43,6 +43,8 @@ std::string text_of(Reason reason, DType in) {
       return "the NPU has no memory left";
     case Reason::device_failed:
       return "the NPU failed twice in a row";
+    case Reason::weights_file:
+      return "the file of packed weights was altered, or can't be read";
     case Reason::wrong_result:
       return "the NPU's answer failed its check";
   }

@@ -42,6 +42,7 @@ enum class Reason : std::uint8_t {
   window,          ///< not even one tile fits the memory window
   memory,          ///< the device, or what is on loan of the window, has no memory left
   device_failed,   ///< a call failed, was retried, and failed again
+  weights_file,    ///< the file of packed weights was altered, or can't be read
   wrong_result,    ///< the device's answer failed its check
 };
 inline constexpr int kReasons = int(Reason::wrong_result) + 1;
