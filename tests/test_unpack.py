@@ -94,7 +94,7 @@ def test_scales_come_off_in_double_and_one_rounding_is_left(dtype, with_cross, q
     cross = (rng.standard_normal((2, *shape)) * 2.0**30).astype(np.float32) if with_cross else None
     values = sums.astype(np.float64)
     if cross is not None:
-        values = values + cross.astype(np.float64) * 2.0**-11
+        values = values + cross.astype(np.float64) * 2.0**-12
     exact = values * row_scales[:, None] * column_scales
     with np.errstate(under="ignore"):
         parts = exact.astype(dtype)
