@@ -12,9 +12,13 @@
 namespace npublas {
 namespace {
 
-constexpr std::int64_t kDepth = 1024;   // see cpu.hpp: the largest that is exact for int8
 constexpr std::int64_t kRows = 512;     // with these, A and B are 2 MiB each as float32,
 constexpr std::int64_t kColumns = 512;  // C and its sums 1 MiB each
+
+/// The depth of a block; see cpu.hpp: the largest power of two that is exact for integers.
+template <typename A, typename B>
+constexpr std::int64_t kDepth =
+    std::int64_t(1024) >> (std::is_same_v<A, std::uint8_t> + std::is_same_v<B, std::uint8_t>);
 
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
@@ -27,19 +31,24 @@ Scratch<T> scratch(std::int64_t count) {
   return Scratch<T>(static_cast<T*>(std::malloc(std::size_t(count) * sizeof(T))));
 }
 
-/// A half as the conversions see it: not an integer.
+/// The narrow floats as the conversions see them: not integers.
 struct Half {
   std::uint16_t bits;
 };
+struct BFloat {
+  std::uint16_t bits;
+};
+template <typename T>
+constexpr bool is_narrow_float = std::is_same_v<T, Half> || std::is_same_v<T, BFloat>;
 
 inline float to_float(std::int8_t value) { return value; }
+inline float to_float(std::uint8_t value) { return value; }
 inline float to_float(Half value) { return half_to_float(value.bits); }
+inline float to_float(BFloat value) { return bfloat16_to_float(value.bits); }
 
 /// The part of `view` that starts at an item, a row and a column.
-View at(const View& view, std::int64_t item, std::int64_t row, std::int64_t column) {
-  return {static_cast<const char*>(view.data) + item * view.batch_stride + row * view.row_stride +
-              column * view.column_stride,
-          view.batch_stride, view.row_stride, view.column_stride};
+View part_of(const View& view, std::int64_t item, std::int64_t row, std::int64_t column) {
+  return {view.at(item, row, column), view.batch_stride, view.row_stride, view.column_stride};
 }
 
 /// A block of an operand as float32, and where its rows and columns lie.
@@ -78,7 +87,8 @@ Block load(const View& from, std::int64_t rows, std::int64_t columns, float* to)
 
 // The type that partial products are added in. Unsigned, because it wraps.
 template <typename Out>
-using Sum = std::conditional_t<std::is_same_v<Out, Half>, float, std::uint32_t>;
+using Sum =
+    std::conditional_t<is_narrow_float<Out> || std::is_same_v<Out, float>, float, std::uint32_t>;
 
 inline std::uint32_t to_sum(float value, std::uint32_t) {
   return std::uint32_t(std::int32_t(value));
@@ -86,28 +96,40 @@ inline std::uint32_t to_sum(float value, std::uint32_t) {
 inline float to_sum(float value, float) { return value; }
 
 inline void round_to(std::uint32_t sum, std::int8_t* to) { *to = std::int8_t(sum); }
+inline void round_to(std::uint32_t sum, std::int16_t* to) { *to = std::int16_t(sum); }
 inline void round_to(std::uint32_t sum, std::int32_t* to) { *to = std::int32_t(sum); }
+inline void round_to(float sum, float* to) { *to = sum; }
 inline void round_to(float sum, Half* to) { to->bits = float_to_half(sum); }
+inline void round_to(float sum, BFloat* to) { to->bits = float_to_bfloat16(sum); }
+
+// As bits of a float: the smallest sum that rounds to infinity, and the smallest normal number.
+template <typename Out>
+constexpr std::uint32_t kOverflows = std::is_same_v<Out, Half> ? 0x477ff000u : 0x7f7f8000u;
+template <typename Out>
+constexpr std::uint32_t kNormal = std::is_same_v<Out, Half> ? 0x38800000u : 0x00800000u;
 
 /// Raises what NumPy's own conversion to float16 does: overflow if a finite sum becomes infinite,
-/// underflow if a sum below the normal halves is not exactly representable. It looks at the bits,
+/// underflow if a sum below the normal numbers is not exactly representable. It looks at the bits,
 /// because a comparison with NaN raises a flag of its own.
-void raise_flags(const float* sums, std::int64_t count) {
-  std::uint32_t overflow = 0, underflow = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::uint32_t bits = std::bit_cast<std::uint32_t>(sums[i]) & 0x7fffffffu;
-    const float rounded = half_to_float(float_to_half(std::bit_cast<float>(bits)));
-    const std::uint32_t is_inexact = std::bit_cast<std::uint32_t>(rounded) ^ bits;
-    overflow |= mask_if(bits >= 0x477ff000u) & mask_if(bits < 0x7f800000u);  // 65520 to the largest
-    underflow |= mask_if(bits < 0x38800000u) & is_inexact;                   // below 2^-14
+template <typename Out>
+void raise_flags(const Sum<Out>* sums, std::int64_t count) {
+  if constexpr (is_narrow_float<Out>) {
+    std::uint32_t overflow = 0, underflow = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::uint32_t bits = std::bit_cast<std::uint32_t>(sums[i]) & 0x7fffffffu;
+      Out rounded;
+      round_to(std::bit_cast<float>(bits), &rounded);
+      const std::uint32_t is_inexact = std::bit_cast<std::uint32_t>(to_float(rounded)) ^ bits;
+      overflow |= mask_if(bits >= kOverflows<Out>) & mask_if(bits < 0x7f800000u);
+      underflow |= mask_if(bits < kNormal<Out>) & is_inexact;
+    }
+    if (overflow) std::feraiseexcept(FE_OVERFLOW);
+    if (underflow) std::feraiseexcept(FE_UNDERFLOW);
   }
-  if (overflow) std::feraiseexcept(FE_OVERFLOW);
-  if (underflow) std::feraiseexcept(FE_UNDERFLOW);
 }
-void raise_flags(const std::uint32_t*, std::int64_t) {}
 
 /// The scratch memory of a product, and the steps of the pseudo-code in cpu.hpp.
-template <typename In, typename Out>
+template <typename A, typename B, typename Out>
 class Blocks {
  public:
   Blocks(const Product& product, const NumpyLoop& float32)
@@ -115,7 +137,7 @@ class Blocks {
         float32_(float32),
         rows_(std::min(product.shape.m, kRows)),
         columns_(std::min(product.shape.n, kColumns)),
-        depth_(std::min(product.shape.k, kDepth)),
+        depth_(std::min(product.shape.k, kDepth<A, B>)),
         a_(scratch<float>(rows_ * depth_)),
         b_(scratch<float>(depth_ * columns_)),
         part_(scratch<float>(rows_ * columns_)),
@@ -126,7 +148,7 @@ class Blocks {
   /// Computes item `item` of the stack.
   void multiply(std::int64_t item) {
     const auto [batch, m, k, n] = product_.shape;
-    const View a = at(product_.a, item, 0, 0), b = at(product_.b, item, 0, 0);
+    const View a = part_of(product_.a, item, 0, 0), b = part_of(product_.b, item, 0, 0);
     for (std::int64_t row = 0; row < m; row += rows_) {
       const std::int64_t height = std::min(rows_, m - row);
       for (std::int64_t column = 0; column < n; column += columns_) {
@@ -135,9 +157,9 @@ class Blocks {
           const std::int64_t length = std::min(depth_, k - depth);
           // With a single step of depth, A stays loaded from one block of columns to the next.
           if (column == 0 || k > depth_) {
-            a_block_ = load<In>(at(a, 0, row, depth), height, length, a_.get());
+            a_block_ = load<A>(part_of(a, 0, row, depth), height, length, a_.get());
           }
-          b_block_ = load<In>(at(b, 0, depth, column), length, width, b_.get());
+          b_block_ = load<B>(part_of(b, 0, depth, column), length, width, b_.get());
           multiply_block(height, length, width);
           add(height * width, depth == 0);
         }
@@ -177,11 +199,10 @@ class Blocks {
   void store(std::int64_t item, std::int64_t row, std::int64_t column, std::int64_t height,
              std::int64_t width) {
     const MutableView& c = product_.c;
-    raise_flags(sums_.get(), height * width);
+    raise_flags<Out>(sums_.get(), height * width);
     for (std::int64_t i = 0; i < height; ++i) {
       const Sum<Out>* const from = sums_.get() + i * width;
-      char* const to = static_cast<char*>(c.data) + item * c.batch_stride +
-                       (row + i) * c.row_stride + column * c.column_stride;
+      char* const to = static_cast<char*>(c.at(item, row + i, column));
       if (c.column_stride == std::ptrdiff_t(sizeof(Out))) {
         Out* const target = reinterpret_cast<Out*>(to);
         for (std::int64_t j = 0; j < width; ++j) round_to(from[j], &target[j]);
@@ -201,31 +222,82 @@ class Blocks {
   Block a_block_{}, b_block_{};
 };
 
-template <typename In, typename Out>
-bool multiply_all(const Product& product, const NumpyLoop& float32) {
-  Blocks<In, Out> blocks(product, float32);
+template <typename A, typename B, typename Out>
+bool multiply_blocks(const Product& product, const NumpyLoop& float32) {
+  Blocks<A, B, Out> blocks(product, float32);
   if (!blocks.has_memory()) return false;
   for (std::int64_t item = 0; item < product.shape.batch; ++item) blocks.multiply(item);
   return true;
 }
 
+template <typename A, typename B, typename Out>
+void multiply_elements(const Product& product) {
+  const auto [batch, m, k, n] = product.shape;
+  for (std::int64_t item = 0; item < batch; ++item) {
+    for (std::int64_t row = 0; row < m; ++row) {
+      for (std::int64_t column = 0; column < n; ++column) {
+        const auto* left = static_cast<const char*>(product.a.at(item, row, 0));
+        const auto* right = static_cast<const char*>(product.b.at(item, 0, column));
+        Sum<Out> sum = 0;
+        for (std::int64_t i = 0; i < k; ++i) {
+          // A product of two of these is exact in float32 (bfloat16 may leave its range).
+          sum += to_sum(to_float(*reinterpret_cast<const A*>(left)) *
+                            to_float(*reinterpret_cast<const B*>(right)),
+                        Sum<Out>());
+          left += product.a.column_stride;
+          right += product.b.row_stride;
+        }
+        raise_flags<Out>(&sum, 1);
+        round_to(sum, static_cast<Out*>(product.c.at(item, row, column)));
+      }
+    }
+  }
+}
+
+/// Calls `with.operator()<A, B, Out>()` with the types of the product.
+template <typename With>
+auto with_types(const Product& product, With with) {
+  using std::int8_t, std::uint8_t, std::int16_t, std::int32_t;
+  if (product.a_type == DType::float16) return with.template operator()<Half, Half, Half>();
+  if (product.a_type == DType::bfloat16)
+    return product.out == DType::float32 ? with.template operator()<BFloat, BFloat, float>()
+                                         : with.template operator()<BFloat, BFloat, BFloat>();
+  // uint8 results count modulo 256, and modulo 256 a uint8 is the int8 of the same bits.
+  if (product.out == DType::int8 || product.out == DType::uint8)
+    return with.template operator()<int8_t, int8_t, int8_t>();
+  const bool a_unsigned = product.a_type == DType::uint8,
+             b_unsigned = product.b_type == DType::uint8;
+  if (product.out == DType::int16)
+    return a_unsigned ? with.template operator()<uint8_t, int8_t, int16_t>()
+                      : with.template operator()<int8_t, uint8_t, int16_t>();
+  if (a_unsigned && b_unsigned) return with.template operator()<uint8_t, uint8_t, int32_t>();
+  if (a_unsigned) return with.template operator()<uint8_t, int8_t, int32_t>();
+  if (b_unsigned) return with.template operator()<int8_t, uint8_t, int32_t>();
+  return with.template operator()<int8_t, int8_t, int32_t>();
+}
+
 }  // namespace
 
-bool worth_blocks(DType in, const Shape& shape) {
+bool worth_blocks(const Loop& loop, const Shape& shape) {
   // Where NumPy's own loop is slower than the conversions and a call of the float32 loop for each
   // block: it needs 0.5 ns for a multiplication in int8, 3 ns in float16 (x86-64). A short depth or
   // few results use each converted value too seldom.
-  if (in != DType::float16 && in != DType::int8 && in != DType::uint8) return false;
   const double work = double(shape.m) * double(shape.k) * double(shape.n);
-  if (in == DType::float16) return work >= 512;
+  if (loop.a == DType::float16 || loop.a == DType::bfloat16) return work >= 512;
+  if (loop.a != DType::int8 && loop.a != DType::uint8) return false;
   return work >= 4096 && shape.k >= 8 && shape.m * shape.n >= 8;
 }
 
 bool multiply_in_blocks(const Product& product, const NumpyLoop& float32) {
-  if (product.in == DType::float16) return multiply_all<Half, Half>(product, float32);
-  if (product.out == DType::int32) return multiply_all<std::int8_t, std::int32_t>(product, float32);
-  // uint8 results count modulo 256, and modulo 256 a uint8 is the int8 of the same bits.
-  return multiply_all<std::int8_t, std::int8_t>(product, float32);
+  return with_types(product, [&]<typename A, typename B, typename Out>() {
+    return multiply_blocks<A, B, Out>(product, float32);
+  });
+}
+
+void multiply_plainly(const Product& product) {
+  with_types(product, [&]<typename A, typename B, typename Out>() {
+    multiply_elements<A, B, Out>(product);
+  });
 }
 
 }  // namespace npublas

@@ -1,13 +1,14 @@
 // # Small types on the CPU
 // NumPy multiplies int8, uint8 and float16 in plain loops, 60 to 190 times slower than float32, for
-// which it has a BLAS. So these products go through NumPy's own float32 loop, block by block:
+// which it has a BLAS; and mixed int8 and uint8 to int32, and bfloat16, it has no loop for at all.
+// So these products go through NumPy's own float32 loop, block by block:
 //
 //   for rows, columns in blocks of C:
-//     for depth in steps of 1024:       never more: 1024 * 128 * 128 = 2^24, the last integer up to
-//       convert A and B to float32      which float32 counts without a gap
-//       multiply                        NumPy's float32 loop, with the BLAS that it found
-//       add to the sums                 int32, wrapping; float32 for float16
-//     convert to C's type               int8 wraps as NumPy's does; float16 is rounded once
+//     for depth in steps:               so deep that float32, which counts up to 2^24 without a
+//       convert A and B to float32      gap, is exact: 1024 · 128 · 128 = 2^24 for int8,
+//       multiply                        512 · 255 · 128 for mixed, 256 · 255 · 255 for uint8
+//       add to the sums                 int32, wrapping; float32 for float16 and bfloat16
+//     convert to C's type               integers wrap as NumPy's do; floats are rounded once
 //
 // Integer results are exact, in whatever order the BLAS adds. float16 differs from NumPy's loop,
 // which adds in float32 one after the other, by the order of the additions alone.
@@ -28,11 +29,21 @@ struct NumpyLoop {
   }
 };
 
-/// True if blocks of float32 are faster than NumPy's loop for `in`, and can be used at all.
-bool worth_blocks(DType in, const Shape& shape);
+/// The types of a product, and NumPy's own loop for them if it has one.
+struct Loop {
+  DType a, b, out;
+  NumpyLoop numpy = {};
+};
 
-/// C = A·B for int8 (to int8 or int32), uint8 and float16. Leaves the floating-point flags that
-/// NumPy's loop would. Needs at most 6 MiB; returns false, with C undefined, if it can't get them.
+/// True if blocks of float32 are faster than a plain loop, and can be used at all.
+bool worth_blocks(const Loop& loop, const Shape& shape);
+
+/// C = A·B for int8 and uint8 (to themselves, int16 or int32), float16 and bfloat16. Leaves the
+/// floating-point flags that NumPy's loop would. Needs at most 6 MiB; returns false, with C
+/// undefined, if it can't get them.
 bool multiply_in_blocks(const Product& product, const NumpyLoop& float32);
+
+/// The same, element by element: the specification, and the way for what is too small for blocks.
+void multiply_plainly(const Product& product);
 
 }  // namespace npublas

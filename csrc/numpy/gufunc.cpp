@@ -8,6 +8,7 @@
 #include "call.hpp"
 #include "loops.hpp"
 #include "report.hpp"
+#include "signatures.hpp"
 
 namespace npublas {
 namespace {
@@ -125,6 +126,9 @@ PyObject* call_with_settings(PyObject* self, PyObject* const* args, std::size_t 
 }
 
 PyObject* call_matmul(PyObject* self, PyObject* const* args, std::size_t count, PyObject* names) {
+  if (may_be_bfloat16(args, PyVectorcall_NARGS(count), names) && !learn_bfloat16(self)) {
+    return nullptr;
+  }
   if (names) {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); ++i) {
       if (setting_named(PyTuple_GET_ITEM(names, i))) {
@@ -162,7 +166,8 @@ Tables tables_like(const PyUFuncObject& numpy) {
   tables.loops.reserve(std::size_t(numpy.ntypes));  // so that pointers to them stay true
   for (int i = 0; i < numpy.ntypes; ++i) {
     const char* const types = numpy.types + i * numpy.nargs;
-    tables.loops.push_back({.in = dtype_of(types[0]),
+    tables.loops.push_back({.a = dtype_of(types[0]),
+                            .b = dtype_of(types[1]),
                             .out = dtype_of(types[2]),
                             .numpy = {numpy.functions[i], numpy.data ? numpy.data[i] : nullptr}});
     tables.functions.push_back(run_loop);
@@ -170,34 +175,6 @@ Tables tables_like(const PyUFuncObject& numpy) {
     tables.types.insert(tables.types.end(), types, types + numpy.nargs);
   }
   return tables;
-}
-
-/// Adds (int8, int8) -> int32, for which NumPy 2 has a public function, and 1.26 has none.
-bool add_int8_to_int32(PyObject* matmul) {
-  constexpr unsigned kNumpy2 = 0x12;  // the feature version of NumPy 2.0
-  if (PyArray_GetNDArrayCFeatureVersion() < kNumpy2) return true;
-  using AddLoopFromSpec = int (*)(PyObject*, PyArrayMethod_Spec*);
-  const auto add_loop = reinterpret_cast<AddLoopFromSpec>(PyUFunc_API[43]);
-
-  PyArray_Descr* const int8 = PyArray_DescrFromType(NPY_INT8);
-  PyArray_Descr* const int32 = PyArray_DescrFromType(NPY_INT32);
-  auto* const narrow = reinterpret_cast<PyArray_DTypeMeta*>(Py_TYPE(int8));
-  auto* const wide = reinterpret_cast<PyArray_DTypeMeta*>(Py_TYPE(int32));
-  PyArray_DTypeMeta* dtypes[] = {narrow, narrow, wide};
-  PyType_Slot slots[] = {{NPY_METH_strided_loop, reinterpret_cast<void*>(run_int8_to_int32)},
-                         {0, nullptr}};
-  PyArrayMethod_Spec spec{};
-  spec.name = "npublas_int8_to_int32";
-  spec.nin = 2;
-  spec.nout = 1;
-  spec.casting = NPY_NO_CASTING;
-  spec.flags = NPY_METH_NO_FLOATINGPOINT_ERRORS;
-  spec.dtypes = dtypes;
-  spec.slots = slots;
-  const int status = add_loop(matmul, &spec);
-  Py_DECREF(int8);
-  Py_DECREF(int32);
-  return status == 0;
 }
 
 /// Copies NumPy's rules, which its constructor of ufuncs has no arguments for.
@@ -224,7 +201,7 @@ PyObject* make_matmul(const char* doc) {
   if (!numpy) return nullptr;
   static Tables tables = tables_like(*numpy);
   for (const Loop& loop : tables.loops) {
-    if (loop.in == DType::float32) set_float32_loop(loop.numpy);
+    if (loop.a == DType::float32) set_float32_loop(loop.numpy);
   }
   PyObject* const matmul = PyUFunc_FromFuncAndDataAndSignature(
       tables.functions.data(), tables.data.data(), tables.types.data(), numpy->ntypes, numpy->nin,
@@ -236,7 +213,7 @@ PyObject* make_matmul(const char* doc) {
     ours->vectorcall = call_matmul;
   }
   Py_DECREF(numpy);
-  if (matmul && !add_int8_to_int32(matmul)) {
+  if (matmul && !add_integer_signatures(reinterpret_cast<PyUFuncObject*>(matmul))) {
     Py_DECREF(matmul);
     return nullptr;
   }

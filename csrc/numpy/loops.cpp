@@ -24,7 +24,8 @@ Shape shape_of(const Arguments& at) { return {at.dims[0], at.dims[1], at.dims[2]
 
 Product product_of(const Loop& loop, const Arguments& at) {
   const auto [args, dims, steps] = at;
-  return {.in = loop.in,
+  return {.a_type = loop.a,
+          .b_type = loop.b,
           .out = loop.out,
           .shape = shape_of(at),
           .a = {args[0], steps[0], steps[3], steps[4]},
@@ -37,45 +38,20 @@ double now() {
   return duration<double>(steady_clock::now().time_since_epoch()).count();
 }
 
-/// The specification, and the way for what is too small for blocks.
-void multiply_int8_to_int32(const Product& product) {
-  const auto& [in, out, shape, a, b, c] = product;
-  for (std::int64_t item = 0; item < shape.batch; ++item) {
-    for (std::int64_t row = 0; row < shape.m; ++row) {
-      for (std::int64_t column = 0; column < shape.n; ++column) {
-        const char* left =
-            static_cast<const char*>(a.data) + item * a.batch_stride + row * a.row_stride;
-        const char* right =
-            static_cast<const char*>(b.data) + item * b.batch_stride + column * b.column_stride;
-        std::uint32_t sum = 0;  // wraps, as NumPy's int32 does
-        for (std::int64_t i = 0; i < shape.k; ++i) {
-          sum += std::uint32_t(*reinterpret_cast<const std::int8_t*>(left) *
-                               *reinterpret_cast<const std::int8_t*>(right));
-          left += a.column_stride;
-          right += b.row_stride;
-        }
-        *reinterpret_cast<std::int32_t*>(static_cast<char*>(c.data) + item * c.batch_stride +
-                                         row * c.row_stride + column * c.column_stride) =
-            std::int32_t(sum);
-      }
-    }
-  }
-}
-
 /// True if this much work without the interpreter's lock is worth letting go of it, which costs
 /// about 0.1 us with taking it again. NumPy has let go of it already for more than 500 results, so
 /// only a long depth makes work of a product that still holds it.
 bool is_worth_releasing(const Loop& loop, const Shape& shape) {
-  return shape.k > 1000 && shape.flops() >= 1 << 20 && loop.in != DType::object &&
-         loop.in != DType::other;
+  return shape.k > 1000 && shape.flops() >= 1 << 20 && loop.a != DType::object &&
+         loop.a != DType::other;
 }
 
 void multiply_on_cpu(const Loop& loop, const Shape& shape, const Arguments& at) {
   const GilReleased released(is_worth_releasing(loop, shape));
-  if (worth_blocks(loop.in, shape) && multiply_in_blocks(product_of(loop, at), float32_loop)) {
+  if (worth_blocks(loop, shape) && multiply_in_blocks(product_of(loop, at), float32_loop)) {
     return;
   }
-  if (!loop.numpy.function) return multiply_int8_to_int32(product_of(loop, at));
+  if (!loop.numpy.function) return multiply_plainly(product_of(loop, at));
   loop.numpy(at.args, at.dims, at.steps);
 }
 
@@ -90,7 +66,7 @@ struct Attempt {
 Attempt attempt_on_npu(const Product& product, const Settings& settings) {
   FlagsKept flags;
   const GilReleased released(true);
-  Outcome outcome = multiply(product, settings);
+  Outcome outcome = multiply(Request{.product = product}, settings);
   const bool done = outcome.reason == Reason::npu;
   if (done && outcome.overflowed) flags.raise(FE_OVERFLOW);
   if (done && outcome.underflowed) flags.raise(FE_UNDERFLOW);
@@ -102,7 +78,7 @@ bool decide_anew(const Product& product, const Settings& settings, Decision* dec
   const EngineState before = engine_state();
   if (before != EngineState::closed && before != EngineState::opening) return true;
   if (!open_engine()) return false;
-  *decision = decide(settings, product.in, product.out, product.shape);
+  *decision = decide(settings, product.a_type, product.b_type, product.out, product.shape);
   if (decision->on_npu && engine_state() == EngineState::closed) {
     // Another process holds the NPU: this product is the CPU's, the next one may have it.
     *decision = {.on_npu = false, .reason = Reason::busy, .fallback = true};
@@ -131,7 +107,7 @@ bool run_with_reports(const Loop& loop, const Arguments& at, const Settings& set
   }
   if (attempt.fallback && !call.reported) {
     call.reported = true;
-    if (!report_fallback(attempt.reason, loop.in, attempt.detail, settings.on_fallback)) {
+    if (!report_fallback(attempt.reason, loop.a, attempt.detail, settings.on_fallback)) {
       return false;
     }
   }
@@ -140,8 +116,8 @@ bool run_with_reports(const Loop& loop, const Arguments& at, const Settings& set
     multiply_on_cpu(loop, product.shape, at);
     attempt.seconds = now() - start;
   }
-  count(loop.in, product.shape, attempt.reason, attempt.fallback, attempt.seconds);
-  return !is_verbose() || report_product(loop.in, product.shape, attempt.reason, attempt.seconds);
+  count(loop.a, product.shape, attempt.reason, attempt.fallback, attempt.seconds);
+  return !is_verbose() || report_product(loop.a, product.shape, attempt.reason, attempt.seconds);
 }
 
 /// Decides, multiplies and counts; false if an exception is set.
@@ -152,10 +128,10 @@ bool run(const Loop& loop, const Arguments& at) {
   if (!call.known && !read_settings_in_loop(&settings)) return false;
 
   const Shape shape = shape_of(at);
-  const Decision decision = decide(settings, loop.in, loop.out, shape);
+  const Decision decision = decide(settings, loop.a, loop.b, loop.out, shape);
   if (!decision.on_npu && !decision.fallback && !is_verbose()) {
     multiply_on_cpu(loop, shape, at);
-    count(loop.in, shape, decision.reason, false, 0);
+    count(loop.a, shape, decision.reason, false, 0);
     return true;
   }
   const bool done = run_with_reports(loop, at, settings, decision, call);
@@ -216,11 +192,9 @@ void run_loop(char** args, const npy_intp* dims, const npy_intp* steps, void* lo
   run(*static_cast<const Loop*>(loop), {args, dims, steps});
 }
 
-int run_int8_to_int32(PyArrayMethod_Context*, char* const* args, const npy_intp* dims,
-                      const npy_intp* steps, NpyAuxData*) {
-  static constexpr Loop loop{.in = DType::int8, .out = DType::int32, .numpy = {}};
+bool run_loop(const Loop& loop, char* const* args, const npy_intp* dims, const npy_intp* steps) {
   char* own[3] = {args[0], args[1], args[2]};
-  return run(loop, {own, dims, steps}) ? 0 : -1;
+  return run(loop, {own, dims, steps});
 }
 
 }  // namespace npublas

@@ -3,7 +3,7 @@
 // and counts:
 //
 //   for the NPU:   open the engine if need be; multiply; on failure report, and go on below
-//   for the CPU:   NumPy's own loop, or blocks of float32 for int8, uint8 and float16
+//   for the CPU:   NumPy's own loop, or blocks of float32 for the small types
 //
 // Most products are small and for the CPU: for those a loop costs a few tens of nanoseconds.
 #pragma once
@@ -14,11 +14,6 @@
 
 namespace npublas {
 
-struct Loop {
-  DType in, out;
-  NumpyLoop numpy;  ///< NumPy's own loop for these types; it has none for int8 to int32
-};
-
 /// The type that NumPy's type number `type` is for us.
 DType dtype_of(int type);
 
@@ -28,8 +23,8 @@ void set_float32_loop(const NumpyLoop& loop);
 /// Every loop of the ufunc; `loop` is its `Loop`.
 void run_loop(char** args, const npy_intp* dims, const npy_intp* steps, void* loop);
 
-/// (int8, int8) -> int32, in the form that NumPy 2 takes new signatures in.
-int run_int8_to_int32(PyArrayMethod_Context* context, char* const* args, const npy_intp* dims,
-                      const npy_intp* steps, NpyAuxData* data);
+/// The same for a loop in the form that NumPy 2 takes new signatures in; false if an exception is
+/// set.
+bool run_loop(const Loop& loop, char* const* args, const npy_intp* dims, const npy_intp* steps);
 
 }  // namespace npublas

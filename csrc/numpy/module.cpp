@@ -6,8 +6,14 @@
 #include "gufunc.hpp"
 #include "numpy_api.hpp"
 #include "report.hpp"
+#include "signatures.hpp"
 
 namespace {
+
+PyObject* learn_bfloat16(PyObject*, PyObject* matmul) {
+  if (!npublas::learn_bfloat16(matmul)) return nullptr;
+  Py_RETURN_NONE;
+}
 
 PyObject* set_hooks(PyObject*, PyObject* args, PyObject* keywords) {
   static const char* names[] = {"open_engine", "fallback", "product", nullptr};
@@ -45,6 +51,8 @@ PyMethodDef methods[] = {
     {"set_default_settings", set_default_settings, METH_O, "Sets the process's packed settings."},
     {"watch_overrides", watch_overrides, METH_NOARGS, "Makes calls look at `override`."},
     {"set_verbose", set_verbose, METH_O, "Makes the loops call the hook `product`."},
+    {"learn_bfloat16", learn_bfloat16, METH_O,
+     "Makes the ufunc know bfloat16, if the program has imported ml_dtypes."},
     {},
 };
 

@@ -1,0 +1,25 @@
+// # Signatures that numpy.matmul doesn't have
+// Products whose operands NumPy would widen first, of which the NPU would have to make small ones
+// again:
+//
+//   int8, uint8 and mixed -> int32     for dtype=numpy.int32: exact
+//   int8 and uint8 mixed  -> int16     what NumPy promises for them, modulo 2^16 as NumPy's
+//   bfloat16 -> float32, bfloat16      ml_dtypes' type; the first is what numpy.matmul gives
+//
+// The first two need a function that NumPy 1.26 doesn't have: there they are NumPy's own.
+#pragma once
+
+#include "numpy_api.hpp"
+
+namespace npublas {
+
+/// Adds the integers' to the ufunc. False with an exception set.
+bool add_integer_signatures(PyUFuncObject* matmul);
+
+/// True if these arguments of a call may have to do with bfloat16, and the ufunc doesn't know it.
+bool may_be_bfloat16(PyObject* const* args, Py_ssize_t positional, PyObject* names);
+/// Adds bfloat16's to the ufunc if the program has imported ml_dtypes, and they aren't there yet.
+/// Imports nothing. False with an exception set.
+bool learn_bfloat16(PyObject* matmul);
+
+}  // namespace npublas
