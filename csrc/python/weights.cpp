@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "bindings.hpp"
+#include "npublas/base/error.hpp"
 #include "npublas/base/mapped_file.hpp"
 
 namespace py = pybind11;
@@ -131,16 +132,34 @@ std::shared_ptr<Weights> from_buffer(const py::buffer& buffer, const py::dict& g
   return std::make_shared<Weights>(grid_from(grid), bytes, entries_from(entries), owner);
 }
 
-std::shared_ptr<Weights> from_file(int descriptor, std::uint64_t offset, std::size_t size,
-                                   const py::dict& grid, const std::vector<Entry>& entries) {
-  const auto file = std::make_shared<const MappedFile>(descriptor, offset, size);
-  return std::make_shared<Weights>(grid_from(grid), file->bytes(), entries_from(entries), file,
-                                   [file] { return file->stamp(); });
+std::shared_ptr<Weights> from_file(const std::shared_ptr<File>& file, std::uint64_t offset,
+                                   std::size_t size, const py::dict& grid,
+                                   const std::vector<Entry>& entries) {
+  const auto mapped = std::make_shared<const MappedFile>(file, offset, size);
+  return std::make_shared<Weights>(grid_from(grid), mapped->bytes(), entries_from(entries), mapped,
+                                   [mapped] { return mapped->stamp(); });
+}
+
+py::bytes read(const File& file, std::uint64_t offset, std::size_t size) {
+  if (offset > file.size() || size > file.size() - offset)
+    throw Error(ErrorKind::file, "the file was cut");
+  py::bytes result(nullptr, size);
+  const std::span<std::byte> bytes(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(result.ptr())),
+                                   size);
+  const py::gil_scoped_release release;
+  file.read(offset, bytes);
+  return result;
 }
 
 }  // namespace
 
 void register_weights(py::module_& module) {
+  py::class_<File, std::shared_ptr<File>>(module, "File",
+                                          "An open file, closed when nobody has it any more.")
+      .def(py::init<int>(), py::arg("descriptor"))
+      .def_property_readonly("is_regular", &File::is_regular)
+      .def_property_readonly("size", &File::size)
+      .def("read", &read, py::arg("offset"), py::arg("size"));
   py::class_<Weights, std::shared_ptr<Weights>>(module, "Weights", py::buffer_protocol(),
                                                 "A stack of packed matrices. Never changes.")
       .def_static("pack", &pack, py::arg("array"), py::kw_only(), py::arg("dtype"),
@@ -148,7 +167,7 @@ void register_weights(py::module_& module) {
                   "Pack an array of three dimensions; return whether unpacking restores it, too.")
       .def_static("from_buffer", &from_buffer, py::arg("buffer"), py::kw_only(), py::arg("grid"),
                   py::arg("entries"), "Lay weights over read-only bytes, which are kept.")
-      .def_static("from_file", &from_file, py::arg("descriptor"), py::kw_only(), py::arg("offset"),
+      .def_static("from_file", &from_file, py::arg("file"), py::kw_only(), py::arg("offset"),
                   py::arg("size"), py::arg("grid"), py::arg("entries"),
                   "Lay weights over a part of an open file, each tile checked before it is used.")
       .def_property_readonly("grid", [](const Weights& self) { return to_dict(self.grid()); })

@@ -64,6 +64,7 @@ class TemporaryFile {
   TemporaryFile& operator=(const TemporaryFile&) = delete;
 
   int descriptor() const { return fileno(file_); }
+  std::shared_ptr<const File> open() const { return std::make_shared<File>(dup(descriptor())); }
   void resize(std::size_t size) const { REQUIRE(ftruncate(descriptor(), off_t(size)) == 0); }
 
  private:
@@ -191,7 +192,7 @@ TEST_CASE("NaN and infinity can't be packed") {
 
 TEST_CASE("a mapped file notices that it was cut or written to") {
   const TemporaryFile file(3 * 4096 + 10);
-  const MappedFile mapped(file.descriptor(), 4096 + 64, 2 * 4096 - 64);
+  const MappedFile mapped(file.open(), 4096 + 64, 2 * 4096 - 64);
   CHECK(mapped.bytes().size() == 2 * 4096 - 64);
   const std::uint64_t stamp = mapped.stamp();
   CHECK(stamp != 0);
@@ -207,7 +208,7 @@ TEST_CASE("a mapped file notices that it was cut or written to") {
 
 TEST_CASE("a file that is too short isn't mapped") {
   const TemporaryFile file(4096);
-  CHECK(kind_of_failure([&] { MappedFile(file.descriptor(), 0, 4097); }) == ErrorKind::file);
-  CHECK(kind_of_failure([&] { MappedFile(-1, 0, 1); }) == ErrorKind::file);
-  CHECK(MappedFile(file.descriptor(), 4096, 0).bytes().empty());
+  CHECK(kind_of_failure([&] { MappedFile(file.open(), 0, 4097); }) == ErrorKind::file);
+  CHECK(kind_of_failure([&] { MappedFile(std::make_shared<File>(-1), 0, 1); }) == ErrorKind::file);
+  CHECK(MappedFile(file.open(), 4096, 0).bytes().empty());
 }

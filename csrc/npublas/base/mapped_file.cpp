@@ -1,6 +1,5 @@
 #include "npublas/base/mapped_file.hpp"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "npublas/base/error.hpp"
 
@@ -18,47 +18,60 @@ namespace {
   throw Error(ErrorKind::file, std::string(what) + " failed: " + std::strerror(errno));
 }
 
+struct stat state_of(int descriptor) {
+  struct stat state;
+  if (fstat(descriptor, &state) != 0) fail("asking for a file's size");
+  return state;
+}
+
 }  // namespace
 
-MappedFile::MappedFile(int descriptor, std::uint64_t offset, std::size_t size)
-    : descriptor_(fcntl(descriptor, F_DUPFD_CLOEXEC, 0)), end_(offset + size), size_(size) {
-  if (descriptor_ < 0) fail("duplicating a file descriptor");
-  try {
-    stamp();
-    if (size_ == 0) return;                                                 // which mmap refuses
-    skipped_ = std::size_t(offset % std::uint64_t(sysconf(_SC_PAGESIZE)));  // 64 KiB on some
-    void* const mapping = mmap(nullptr, skipped_ + size, PROT_READ, MAP_SHARED, descriptor_,
-                               off_t(offset - skipped_));
-    if (mapping == MAP_FAILED) fail("mapping a file of weights");
-    mapping_ = mapping;
-  } catch (...) {
-    close(descriptor_);
-    throw;
+File::~File() { close(descriptor_); }
+
+bool File::is_regular() const { return S_ISREG(state_of(descriptor_).st_mode); }
+
+std::uint64_t File::size() const { return std::uint64_t(state_of(descriptor_).st_size); }
+
+void File::read(std::uint64_t offset, std::span<std::byte> to) const {
+  while (!to.empty()) {
+    const ssize_t got = pread(descriptor_, to.data(), to.size(), off_t(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail("reading a file");
+    if (got == 0) throw Error(ErrorKind::file, "the file was cut");
+    offset += std::uint64_t(got);
+    to = to.subspan(std::size_t(got));
   }
+}
+
+std::uint64_t File::stamp(std::uint64_t least) const {
+  const struct stat state = state_of(descriptor_);
+  if (std::uint64_t(state.st_size) < least) {
+    throw Error(ErrorKind::file, "the file was cut to " + std::to_string(state.st_size) +
+                                     " of at least " + std::to_string(least) + " bytes");
+  }
+  std::uint64_t stamp = 0;
+  for (const auto part : {state.st_size, state.st_mtim.tv_sec, state.st_mtim.tv_nsec,
+                          state.st_ctim.tv_sec, state.st_ctim.tv_nsec}) {
+    // 2^64 over the golden ratio, as hashes do.
+    stamp = (stamp ^ std::uint64_t(part)) * 0x9e3779b97f4a7c15u;
+    stamp ^= stamp >> 32;
+  }
+  return stamp | 1;
+}
+
+MappedFile::MappedFile(std::shared_ptr<const File> file, std::uint64_t offset, std::size_t size)
+    : file_(std::move(file)), end_(offset + size), size_(size) {
+  stamp();
+  if (size_ == 0) return;                                                 // which mmap refuses
+  skipped_ = std::size_t(offset % std::uint64_t(sysconf(_SC_PAGESIZE)));  // 64 KiB on some
+  void* const mapping = mmap(nullptr, skipped_ + size, PROT_READ, MAP_SHARED, file_->descriptor(),
+                             off_t(offset - skipped_));
+  if (mapping == MAP_FAILED) fail("mapping a file");
+  mapping_ = mapping;
 }
 
 MappedFile::~MappedFile() {
   if (mapping_) munmap(mapping_, skipped_ + size_);
-  close(descriptor_);
-}
-
-std::uint64_t MappedFile::stamp() const {
-  struct stat found;
-  if (fstat(descriptor_, &found) != 0) fail("asking for a file's size");
-  if (std::uint64_t(found.st_size) < end_) {
-    throw Error(ErrorKind::file, "the file was cut to " + std::to_string(found.st_size) +
-                                     " of at least " + std::to_string(end_) +
-                                     " bytes after it was loaded");
-  }
-  std::uint64_t stamp = 0;
-  for (const std::uint64_t part :
-       {std::uint64_t(found.st_size), std::uint64_t(found.st_mtim.tv_sec),
-        std::uint64_t(found.st_mtim.tv_nsec), std::uint64_t(found.st_ctim.tv_sec),
-        std::uint64_t(found.st_ctim.tv_nsec)}) {
-    stamp = (stamp ^ part) * 0x9e3779b97f4a7c15u;  // 2^64 over the golden ratio, as hashes do
-    stamp ^= stamp >> 32;
-  }
-  return stamp | 1;
 }
 
 }  // namespace npublas

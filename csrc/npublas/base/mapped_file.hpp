@@ -1,12 +1,9 @@
 // # Mapped files
-// A part of a file, read through a mapping. Whoever reads a page that the file no longer has is
-// killed (SIGBUS), so ask for `stamp` before each reading: it throws where the file became shorter,
-// and changes where the file was written to. Between the question and the reading nothing protects,
-// and nothing can: a program that shortens a file within those microseconds is not defended
-// against.
+// A file that is read through a mapping. Whoever reads a page that the file no longer has is killed
+// (SIGBUS), so ask for `stamp` before each reading: it throws where the file became shorter, and
+// changes where the file was written to. Between the question and the reading nothing protects, and
+// nothing can: a program that shortens a file within those microseconds isn't defended against.
 #pragma once
-
-#include <sys/types.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -15,11 +12,32 @@
 
 namespace npublas {
 
+/// An open file. What it throws is Error(file).
+class File {
+ public:
+  /// Owns the descriptor from now on.
+  explicit File(int descriptor) : descriptor_(descriptor) {}
+  ~File();
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  int descriptor() const { return descriptor_; }
+  bool is_regular() const;
+  std::uint64_t size() const;
+  /// Fills `to` from `offset` on, without a mapping. Throws if the file ends before.
+  void read(std::uint64_t offset, std::span<std::byte> to) const;
+  /// A number, never 0, made of the file's size and times. Throws if it has less than `least`
+  /// bytes.
+  std::uint64_t stamp(std::uint64_t least) const;
+
+ private:
+  int descriptor_;
+};
+
 class MappedFile {
  public:
-  /// Maps `size` bytes from `offset` of an open file, of which it keeps a descriptor of its own.
-  /// Throws Error(file).
-  MappedFile(int descriptor, std::uint64_t offset, std::size_t size);
+  /// Maps `size` bytes of the file from `offset`. Throws Error(file).
+  MappedFile(std::shared_ptr<const File> file, std::uint64_t offset, std::size_t size);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
@@ -27,11 +45,11 @@ class MappedFile {
   std::span<const std::byte> bytes() const {
     return {static_cast<const std::byte*>(mapping_) + skipped_, size_};
   }
-  /// A number, never 0, made of the file's size and times. Throws Error(file) if it is too short.
-  std::uint64_t stamp() const;
+  /// The file's, which must still have these bytes.
+  std::uint64_t stamp() const { return file_->stamp(end_); }
 
  private:
-  int descriptor_;
+  std::shared_ptr<const File> file_;
   std::uint64_t end_;
   std::size_t skipped_ = 0;  ///< from the beginning of a page, where mappings begin, to `offset`
   std::size_t size_;
