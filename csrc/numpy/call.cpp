@@ -57,6 +57,11 @@ Settings unpack(int settings) {
   };
 }
 
+int pack(const Settings& settings) {
+  return int(settings.device) << kDeviceShift | int(settings.precision) << kPrecisionShift |
+         int(settings.float64) << kFloat64Shift | int(settings.on_fallback) << kOnFallbackShift;
+}
+
 Call& this_call() {
   thread_local Call call;
   return call;

@@ -23,6 +23,7 @@ inline constexpr int kSettingsMask = (1 << 7) - 1;
 inline constexpr int kOverrideShift = 8;
 
 Settings unpack(int settings);
+int pack(const Settings& settings);
 
 struct Call {
   Settings settings;

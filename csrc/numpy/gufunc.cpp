@@ -72,14 +72,30 @@ bool read_setting(const Setting& setting, PyObject* value, int* override) {
   return false;
 }
 
+/// True if the second operand of a plain call may be known to the cache of weights: it is large and
+/// read-only, which weights that can't change are.
+bool may_be_cached(PyObject* const* args, std::size_t count, PyObject* names) {
+  constexpr npy_intp kSmallest = 128 * 128;
+  if (names || PyVectorcall_NARGS(count) != 2 || !PyArray_CheckExact(args[0])) return false;
+  if (!PyArray_Check(args[1])) return false;
+  auto* const b = reinterpret_cast<PyArrayObject*>(args[1]);
+  return !PyArray_ISWRITEABLE(b) && PyArray_SIZE(b) >= kSmallest;
+}
+
 /// Calls NumPy within the call's own settings, which nested calls neither see nor disturb.
 PyObject* call_numpy(int override, PyObject* self, PyObject* const* args, std::size_t count,
                      PyObject* names) {
+  Settings settings;
+  if (!read_settings(override, &settings)) return nullptr;
+  if (may_be_cached(args, count, names)) {
+    PyObject* const result = multiply_cached(args[0], args[1], pack(settings));
+    if (result != Py_NotImplemented) return result;
+    Py_DECREF(result);
+  }
   Call& call = this_call();
   const Call outer = call;
-  call = {.known = true};
-  PyObject* result = nullptr;
-  if (read_settings(override, &call.settings)) result = numpys_call(self, args, count, names);
+  call = {.settings = settings, .known = true};
+  PyObject* const result = numpys_call(self, args, count, names);
   call = outer;
   return result;
 }

@@ -16,13 +16,13 @@ PyObject* learn_bfloat16(PyObject*, PyObject* matmul) {
 }
 
 PyObject* set_hooks(PyObject*, PyObject* args, PyObject* keywords) {
-  static const char* names[] = {"open_engine", "fallback", "product", nullptr};
-  PyObject *open_engine = Py_None, *fallback = Py_None, *product = Py_None;
-  if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$OOO", const_cast<char**>(names), &open_engine,
-                                   &fallback, &product)) {
+  static const char* names[] = {"open_engine", "fallback", "product", "cached", nullptr};
+  PyObject *open_engine = Py_None, *fallback = Py_None, *product = Py_None, *cached = Py_None;
+  if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$OOOO", const_cast<char**>(names),
+                                   &open_engine, &fallback, &product, &cached)) {
     return nullptr;
   }
-  npublas::set_hooks(open_engine, fallback, product);
+  npublas::set_hooks(open_engine, fallback, product, cached);
   Py_RETURN_NONE;
 }
 

@@ -13,6 +13,7 @@ namespace {
 PyObject* open_engine_hook = nullptr;
 PyObject* fallback_hook = nullptr;
 PyObject* product_hook = nullptr;
+PyObject* cached_hook = nullptr;
 
 std::atomic<bool> verbose{false};
 
@@ -46,10 +47,11 @@ const char* name_of(OnFallback on_fallback) {
 
 }  // namespace
 
-void set_hooks(PyObject* open_engine, PyObject* fallback, PyObject* product) {
+void set_hooks(PyObject* open_engine, PyObject* fallback, PyObject* product, PyObject* cached) {
   assign(open_engine_hook, open_engine);
   assign(fallback_hook, fallback);
   assign(product_hook, product);
+  assign(cached_hook, cached);
 }
 
 void set_verbose(bool on) { verbose.store(on, std::memory_order_relaxed); }
@@ -87,6 +89,14 @@ bool report_product(DType in, const Shape& shape, Reason reason, double seconds)
                             (long long)shape.m, (long long)shape.k, (long long)shape.n,
                             reason == Reason::npu ? Py_True : Py_False, text_of(reason, in).c_str(),
                             seconds));
+}
+
+PyObject* multiply_cached(PyObject* a, PyObject* b, int settings) {
+  if (!cached_hook) return Py_NewRef(Py_NotImplemented);
+  PyObject* const hook = Py_NewRef(cached_hook);  // the call may replace it
+  PyObject* const result = PyObject_CallFunction(hook, "OOi", a, b, settings);
+  Py_DECREF(hook);
+  return result;
 }
 
 PyObject* error_class(const char* name) {

@@ -12,7 +12,7 @@
 namespace npublas {
 
 /// Python's functions, each a callable or None; steals nothing. See `_ufuncs.pyi`.
-void set_hooks(PyObject* open_engine, PyObject* fallback, PyObject* product);
+void set_hooks(PyObject* open_engine, PyObject* fallback, PyObject* product, PyObject* cached);
 /// A line per product, or not.
 void set_verbose(bool verbose);
 bool is_verbose();
@@ -22,6 +22,10 @@ bool open_engine();
 bool raise_unavailable();
 bool report_fallback(Reason reason, DType in, const std::string& detail, OnFallback on_fallback);
 bool report_product(DType in, const Shape& shape, Reason reason, double seconds);
+
+/// The product with what is kept packed of `b`: a new reference, to NotImplemented if nothing is,
+/// or null with an exception set. Needs the interpreter's lock; `settings` are packed.
+PyObject* multiply_cached(PyObject* a, PyObject* b, int settings);
 
 /// A class of npublas.errors. A new reference, or null with an exception set.
 PyObject* error_class(const char* name);

@@ -68,4 +68,5 @@ def set_hooks(
     open_engine: Callable[[], object] | None = None,
     fallback: Callable[[str, str, str], object] | None = None,
     product: Callable[[str, tuple[int, int, int, int], bool, str, float], object] | None = None,
+    cached: Callable[[NDArray[Any], NDArray[Any], int], object] | None = None,
 ) -> None: ...
