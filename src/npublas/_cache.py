@@ -17,7 +17,6 @@ import os
 import sys
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npublas import _config, _core, _engine, _packed, _product
+from npublas._stats import CacheInfo
 from npublas._types import Device, Precision
 
 SMALLEST = 128 * 128  # elements: below, a product isn't worth a look at the owner
@@ -71,24 +71,6 @@ def freeze(a: npt.ArrayLike) -> npt.NDArray[Any]:
     data = array.tobytes("F" if fortran else "C") or b"\0" * array.itemsize
     frozen = np.frombuffer(data, array.dtype, count=array.size)
     return frozen.reshape(array.shape, order="F" if fortran else "C")
-
-
-@dataclass(frozen=True)
-class CacheInfo:
-    """What the cache of weights did since the start, or since `reset_counters`.
-
-    Attributes
-    ----------
-    hits, misses : int
-        Products whose right operand could be known again: found packed, or not (yet).
-    matrices, nbytes : int
-        What is packed now, and its bytes in host memory.
-    """
-
-    hits: int
-    misses: int
-    matrices: int
-    nbytes: int
 
 
 @dataclass
@@ -218,4 +200,3 @@ def _restart_after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_restart_after_fork)
-hook: Callable[..., Any] = multiply

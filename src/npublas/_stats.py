@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,6 +58,8 @@ class Counters:
     work : dict
         The NPU's part in detail: runs of the runtime, bytes packed and unpacked, and the seconds
         that the workers spent packing, running and unpacking, since the engine was opened.
+    cache : CacheInfo
+        Of weights that nobody packed: hits, misses, and what is kept.
     """
 
     npu: Place
@@ -65,6 +68,7 @@ class Counters:
     reasons: tuple[ReasonCount, ...]
     simulated: bool
     work: dict[str, float]
+    cache: CacheInfo
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counters as plain dicts, lists and numbers."""
@@ -101,10 +105,47 @@ class Counters:
     def __repr__(self) -> str:
         if not self.reasons:
             return self._summary()
-        return f"{self._summary()}\n{text_table(_HEAD, self._rows(), wrap=60)}"
+        return f"{self._summary()}\n{text_table(_HEAD, self._rows(), wrap=60)}{self._cached()}"
+
+    def _cached(self) -> str:
+        cache = self.cache
+        if not cache.hits + cache.misses:
+            return ""
+        return (
+            f"\nweights that nobody packed: {cache.hits:,} of {cache.hits + cache.misses:,} times "
+            f"found packed; {cache.matrices:,} kept, {mebibytes(cache.nbytes)}"
+        )
 
     def _repr_html_(self) -> str:
         return html_table(self._summary(), _HEAD, self._rows())
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """What the cache of weights did since the start, or since `reset_counters`.
+
+    Attributes
+    ----------
+    hits, misses : int
+        Products whose right operand can be known again (see `freeze`): found packed, or not (yet).
+    matrices, nbytes : int
+        What is packed now, and its bytes in host memory.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    matrices: int = 0
+    nbytes: int = 0
+
+
+_cache_info: Callable[[], CacheInfo] = CacheInfo
+_reset_cache: Callable[[], None] = lambda: None
+
+
+def on_cache(info: Callable[[], CacheInfo], reset: Callable[[], None]) -> None:
+    """Register the cache of weights."""
+    global _cache_info, _reset_cache
+    _cache_info, _reset_cache = info, reset
 
 
 def counters() -> Counters:
@@ -152,6 +193,7 @@ def counters() -> Counters:
         ),
         simulated=any(row["simulated"] for row in rows),
         work=dict(status["work"]),
+        cache=_cache_info(),
     )
 
 
@@ -166,6 +208,7 @@ def reset_counters() -> None:
     npublas: no products yet
     """
     _core.reset_counts()
+    _reset_cache()
 
 
 @dataclass(frozen=True)
@@ -178,6 +221,8 @@ class MemoryInfo:
         The window: what npublas allows itself of the NPU's memory. 0 while the engine is closed.
     used, peak : int
         What it holds now, in use or idle, and the most it ever held.
+    weights, pinned : int
+        Of that, packed weights, and those of them that nothing pushes out.
     buffers, contexts, file_descriptors : int
         What that is made of.
     evictions : int
@@ -188,6 +233,8 @@ class MemoryInfo:
     limit: int
     used: int
     peak: int
+    weights: int
+    pinned: int
     buffers: int
     contexts: int
     file_descriptors: int
@@ -205,7 +252,8 @@ class MemoryInfo:
         return (
             f"npublas: {mebibytes(self.used)} of {mebibytes(self.limit)} of the NPU window"
             f"{simulated} in {self.buffers} buffers and {self.contexts} contexts "
-            f"({self.file_descriptors} file descriptors); peak {mebibytes(self.peak)}, "
+            f"({self.file_descriptors} file descriptors), {mebibytes(self.weights)} of it packed "
+            f"weights; peak {mebibytes(self.peak)}, "
             f"{self.evictions} evictions"
         )
 
@@ -225,6 +273,8 @@ def memory_info() -> MemoryInfo:
         limit=window["limit"] if status["state"] == "open" else 0,
         used=window["bytes"],
         peak=window["peak_bytes"],
+        weights=window["weight_bytes"],
+        pinned=window["pinned_bytes"],
         buffers=window["memories"],
         contexts=window["contexts"],
         file_descriptors=window["files"],
