@@ -139,7 +139,7 @@ class CacheInfo:
 
 
 _cache_info: Callable[[], CacheInfo] = CacheInfo
-_reset_cache: Callable[[], None] = lambda: None
+_reset_cache: Callable[[], None] | None = None
 
 
 def on_cache(info: Callable[[], CacheInfo], reset: Callable[[], None]) -> None:
@@ -208,7 +208,8 @@ def reset_counters() -> None:
     npublas: no products yet
     """
     _core.reset_counts()
-    _reset_cache()
+    if _reset_cache:
+        _reset_cache()
 
 
 @dataclass(frozen=True)
