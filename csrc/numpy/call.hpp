@@ -27,9 +27,10 @@ int pack(const Settings& settings);
 
 struct Call {
   Settings settings;
-  bool known = false;     ///< `settings` hold; otherwise the loop has to read them itself
-  bool failed = false;    ///< an exception is set: what is left of the call does nothing
-  bool reported = false;  ///< a fallback was reported: once per call is enough
+  bool known = false;      ///< `settings` hold; otherwise the loop has to read them itself
+  bool failed = false;     ///< an exception is set: what is left of the call does nothing
+  bool reported = false;   ///< a fallback was reported: once per call is enough
+  bool uncounted = false;  ///< the caller counts, and writes the line about the product
 };
 
 /// The call that this thread is in. NumPy runs the loops of a call on the caller's thread.

@@ -195,13 +195,21 @@ Tables tables_like(const PyUFuncObject& numpy) {
 
 /// Copies NumPy's rules, which its constructor of ufuncs has no arguments for.
 void copy_rules(const PyUFuncObject& numpy, PyUFuncObject* ours) {
-  ours->type_resolver = numpy.type_resolver;
   // Without the output's flags, an `out=` that overlaps an operand gives wrong results.
   std::copy(numpy.op_flags, numpy.op_flags + numpy.nargs, ours->op_flags);
   ours->iter_flags = numpy.iter_flags;
 }
 
 }  // namespace
+
+PyObject* call_on_cpu(PyObject* matmul, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+  Call& call = this_call();
+  const Call outer = call;
+  call = {.settings = {.device = Device::cpu}, .known = true, .uncounted = true};
+  PyObject* const result = numpys_call(matmul, args, std::size_t(count), names);
+  call = outer;
+  return result;
+}
 
 PyObject* make_matmul(const char* doc) {
   if (PyUFunc_Type.tp_vectorcall_offset != Py_ssize_t(offsetof(PyUFuncObject, vectorcall))) {
@@ -219,7 +227,7 @@ PyObject* make_matmul(const char* doc) {
   for (const Loop& loop : tables.loops) {
     if (loop.a == DType::float32) set_float32_loop(loop.numpy);
   }
-  PyObject* const matmul = PyUFunc_FromFuncAndDataAndSignature(
+  PyObject* matmul = PyUFunc_FromFuncAndDataAndSignature(
       tables.functions.data(), tables.data.data(), tables.types.data(), numpy->ntypes, numpy->nin,
       numpy->nout, numpy->identity, "matmul", doc, 0, numpy->core_signature);
   if (matmul) {
@@ -228,11 +236,10 @@ PyObject* make_matmul(const char* doc) {
     numpys_call = ours->vectorcall;
     ours->vectorcall = call_matmul;
   }
-  Py_DECREF(numpy);
-  if (matmul && !add_integer_signatures(reinterpret_cast<PyUFuncObject*>(matmul))) {
-    Py_DECREF(matmul);
-    return nullptr;
+  if (matmul && !add_signatures(reinterpret_cast<PyUFuncObject*>(matmul), numpy)) {
+    Py_CLEAR(matmul);
   }
+  Py_DECREF(numpy);
   return matmul;
 }
 

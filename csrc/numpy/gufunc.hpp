@@ -11,4 +11,7 @@ namespace npublas {
 /// Makes it. A new reference, or null with an exception set.
 PyObject* make_matmul(const char* doc);
 
+/// Calls it for a product that another door has decided for the CPU, and counts.
+PyObject* call_on_cpu(PyObject* matmul, PyObject* const* args, Py_ssize_t count, PyObject* names);
+
 }  // namespace npublas

@@ -128,6 +128,10 @@ bool run(const Loop& loop, const Arguments& at) {
   if (!call.known && !read_settings_in_loop(&settings)) return false;
 
   const Shape shape = shape_of(at);
+  if (call.uncounted) {
+    multiply_on_cpu(loop, shape, at);
+    return true;
+  }
   const Decision decision = decide(settings, loop.a, loop.b, loop.out, shape);
   if (!decision.on_npu && !decision.fallback && !is_verbose()) {
     multiply_on_cpu(loop, shape, at);

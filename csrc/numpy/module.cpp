@@ -26,6 +26,14 @@ PyObject* set_hooks(PyObject*, PyObject* args, PyObject* keywords) {
   Py_RETURN_NONE;
 }
 
+PyObject* on_cpu(PyObject*, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+  if (count < 1) {
+    PyErr_SetString(PyExc_TypeError, "on_cpu() needs the ufunc");
+    return nullptr;
+  }
+  return npublas::call_on_cpu(args[0], args + 1, count - 1, names);
+}
+
 PyObject* set_default_settings(PyObject*, PyObject* settings) {
   const long packed = PyLong_AsLong(settings);
   if (packed == -1 && PyErr_Occurred()) return nullptr;
@@ -51,6 +59,8 @@ PyMethodDef methods[] = {
     {"set_default_settings", set_default_settings, METH_O, "Sets the process's packed settings."},
     {"watch_overrides", watch_overrides, METH_NOARGS, "Makes calls look at `override`."},
     {"set_verbose", set_verbose, METH_O, "Makes the loops call the hook `product`."},
+    {"on_cpu", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(on_cpu)),
+     METH_FASTCALL | METH_KEYWORDS, "Calls the ufunc on the CPU, and counts nothing."},
     {"learn_bfloat16", learn_bfloat16, METH_O,
      "Makes the ufunc know bfloat16, if the program has imported ml_dtypes."},
     {},

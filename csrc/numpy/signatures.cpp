@@ -11,7 +11,10 @@ namespace {
 
 using TypeResolver = int (*)(PyUFuncObject*, NPY_CASTING, PyArrayObject**, PyObject*,
                              PyArray_Descr**);
-TypeResolver numpys_resolver = nullptr;
+
+PyUFuncObject* numpys = nullptr;  // np.matmul
+bool integers_are_added = false;
+std::atomic<int> bfloat16{-1};  // its type number, once the ufunc knows it
 
 template <DType A, DType B, DType Out>
 int run_signature(PyArrayMethod_Context*, char* const* args, const npy_intp* dims,
@@ -45,23 +48,33 @@ bool add(PyUFuncObject* matmul, int a, int b, int out, const char* name, Strided
   return add_loop(reinterpret_cast<PyObject*>(matmul), &spec) == 0;
 }
 
-/// NumPy asks here where the operands alone leave several signatures to choose from. Its own answer
-/// for mixed operands is the loop that widens both; ours is the one that gives the same.
+bool is_byte(int type) { return type == NPY_BYTE || type == NPY_UBYTE; }
+
+/// NumPy asks here where the types of the operands alone leave it a choice of signatures, or none.
+/// Those that are added must not change what it chooses: mixed bytes give int16, two bfloat16 give
+/// float32, and whatever else there is of bfloat16 is widened as for np.matmul, which has no loop
+/// for it.
 int resolve_types(PyUFuncObject* matmul, NPY_CASTING casting, PyArrayObject** operands,
                   PyObject* signature, PyArray_Descr** types) {
-  const int a = PyArray_TYPE(operands[0]), b = PyArray_TYPE(operands[1]);
-  const bool mixed = (a == NPY_BYTE && b == NPY_UBYTE) || (a == NPY_UBYTE && b == NPY_BYTE);
-  if (!mixed || signature) return numpys_resolver(matmul, casting, operands, signature, types);
-  const int numbers[] = {a, b, NPY_SHORT};
-  for (int i = 0; i < 3; ++i) types[i] = PyArray_DescrFromType(numbers[i]);
-  return 0;
+  if (!signature) {
+    const int a = PyArray_TYPE(operands[0]), b = PyArray_TYPE(operands[1]);
+    const bool two_bfloat16 = a == b && a == bfloat16.load(std::memory_order_relaxed);
+    const bool mixed = a != b && is_byte(a) && is_byte(b) && integers_are_added;
+    if (!two_bfloat16 && !mixed)
+      return numpys->type_resolver(numpys, casting, operands, signature, types);
+    const int numbers[] = {a, b, mixed ? NPY_SHORT : NPY_FLOAT};
+    for (int i = 0; i < 3; ++i) types[i] = PyArray_DescrFromType(numbers[i]);
+    return 0;
+  }
+  return numpys->type_resolver(matmul, casting, operands, signature, types);
 }
-
-std::atomic<bool> bfloat16_is_known{false};
 
 }  // namespace
 
-bool add_integer_signatures(PyUFuncObject* matmul) {
+bool add_signatures(PyUFuncObject* matmul, PyUFuncObject* numpy) {
+  Py_INCREF(numpy);
+  numpys = numpy;
+  matmul->type_resolver = resolve_types;
   constexpr unsigned kNumpy2 = 0x12;  // the feature version of NumPy 2.0
   if (PyArray_GetNDArrayCFeatureVersion() < kNumpy2) return true;
   constexpr DType i8 = DType::int8, u8 = DType::uint8, i16 = DType::int16, i32 = DType::int32;
@@ -72,13 +85,12 @@ bool add_integer_signatures(PyUFuncObject* matmul) {
       !add(matmul, NPY_BYTE, NPY_UBYTE, NPY_INT16, "npublas_bB_h", run_signature<i8, u8, i16>) ||
       !add(matmul, NPY_UBYTE, NPY_BYTE, NPY_INT16, "npublas_Bb_h", run_signature<u8, i8, i16>))
     return false;
-  numpys_resolver = matmul->type_resolver;
-  matmul->type_resolver = resolve_types;
+  integers_are_added = true;
   return true;
 }
 
 bool may_be_bfloat16(PyObject* const* args, Py_ssize_t positional, PyObject* names) {
-  if (bfloat16_is_known.load(std::memory_order_relaxed)) return false;
+  if (bfloat16.load(std::memory_order_relaxed) >= 0) return false;
   return names || std::any_of(args, args + positional, [](PyObject* argument) {
            return !PyArray_CheckExact(argument) ||
                   PyArray_TYPE(reinterpret_cast<PyArrayObject*>(argument)) >= NPY_USERDEF;
@@ -86,7 +98,7 @@ bool may_be_bfloat16(PyObject* const* args, Py_ssize_t positional, PyObject* nam
 }
 
 bool learn_bfloat16(PyObject* matmul) {
-  if (bfloat16_is_known) return true;
+  if (bfloat16 >= 0) return true;
   PyObject* const name = PyUnicode_FromString("ml_dtypes");
   if (!name) return false;
   PyObject* const module = PyImport_GetModule(name);
@@ -107,7 +119,6 @@ bool learn_bfloat16(PyObject* matmul) {
     Py_DECREF(descr);
     return true;
   }
-  // The first is what a call without dtype= gets.
   static Loop wide{DType::bfloat16, DType::bfloat16, DType::float32};
   static Loop narrow{DType::bfloat16, DType::bfloat16, DType::bfloat16};
   const int to_wide[] = {type, type, NPY_FLOAT}, to_narrow[] = {type, type, type};
@@ -115,7 +126,7 @@ bool learn_bfloat16(PyObject* matmul) {
   const bool added = PyUFunc_RegisterLoopForType(ufunc, type, run_loop, to_wide, &wide) == 0 &&
                      PyUFunc_RegisterLoopForType(ufunc, type, run_loop, to_narrow, &narrow) == 0;
   Py_DECREF(descr);
-  bfloat16_is_known = added;
+  if (added) bfloat16 = type;
   return added;
 }
 

@@ -13,8 +13,9 @@
 
 namespace npublas {
 
-/// Adds the integers' to the ufunc. False with an exception set.
-bool add_integer_signatures(PyUFuncObject* matmul);
+/// Adds the integers' to the ufunc, and the rule by which calls without dtype= choose among all of
+/// its signatures as `numpy`, np.matmul, does. False with an exception set.
+bool add_signatures(PyUFuncObject* matmul, PyUFuncObject* numpy);
 
 /// True if these arguments of a call may have to do with bfloat16, and the ufunc doesn't know it.
 bool may_be_bfloat16(PyObject* const* args, Py_ssize_t positional, PyObject* names);

@@ -1,4 +1,4 @@
-// The engine as Python sees it: opened and closed by `_engine`, read by `_decide` and `_stats`.
+// The engine as Python sees it: opened and closed by `_engine`, read by `_stats` and `_info`.
 #include "npublas/engine/engine.hpp"
 
 #include <pybind11/stl.h>
@@ -24,33 +24,6 @@ const char* name_of(EngineState state) {
   return "";
 }
 
-DType dtype_from(const std::string& name) {
-  for (int i = 0; i < kDTypes; ++i)
-    if (name == npublas::name_of(DType(i))) return DType(i);
-  return DType::other;
-}
-
-/// The settings of a call as `_config` packs them: device, precision, float64, on_fallback.
-Settings settings_from(int bits) {
-  return {.device = Device(bits & 3),
-          .precision = Precision(bits >> 2 & 3),
-          .float64 = Float64(bits >> 4 & 1),
-          .on_fallback = OnFallback(bits >> 5 & 3)};
-}
-
-py::dict to_dict(const Plan& plan) {
-  py::dict result;
-  result["element"] = npublas::name_of(plan.element);
-  result["cores"] = plan.cores;
-  result["tile"] = py::make_tuple(plan.tile_rows, plan.tile_depth, plan.tile_columns);
-  result["block"] = py::make_tuple(plan.block_rows, plan.block_columns);
-  result["blocks"] = plan.blocks();
-  result["depth_tiles"] = plan.depth_tiles();
-  result["runs"] = plan.runs();
-  result["window_bytes"] = plan.bytes_per_core() * std::size_t(plan.cores);
-  return result;
-}
-
 py::dict status() {
   EngineStatus status;
   {
@@ -71,9 +44,14 @@ py::dict status() {
   window["contexts_created"] = status.window.contexts_created;
   window["evictions"] = status.window.evictions;
   window["contexts_unpinned"] = status.window.contexts_unpinned;
+  window["weight_bytes"] = status.window.weight_bytes;
+  window["pinned_bytes"] = status.window.pinned_bytes;
   py::dict work;
   work["runs"] = status.runs;
   work["retries"] = status.retries;
+  work["weights_filled"] = status.window.weights_filled;
+  work["weights_found"] = status.window.weights_found;
+  work["recomputed"] = status.recomputed;
   work["packed_bytes"] = status.packed_bytes;
   work["unpacked_bytes"] = status.unpacked_bytes;
   work["pack_seconds"] = status.pack_seconds;
@@ -122,37 +100,6 @@ void register_engine(py::module_& module) {
              py::arg("for_good"));
   module.def("engine_state", [] { return name_of(engine_state()); });
   module.def("engine_status", &status);
-
-  module.def(
-      "decide",
-      [](int settings, const std::string& in, const std::string& out, std::int64_t batch,
-         std::int64_t m, std::int64_t k, std::int64_t n) {
-        const DType type = dtype_from(in);
-        const Shape shape{batch, m, k, n};
-        const Decision decision = decide(settings_from(settings), type, dtype_from(out), shape);
-        py::dict result;
-        result["on_npu"] = decision.on_npu;
-        result["reason"] = text_of(decision.reason, type);
-        result["fallback"] = decision.fallback;
-        result["cpu_seconds"] = decision.cpu_seconds;
-        result["npu_seconds"] = decision.npu_seconds;
-        // Neither a plan nor a prediction for what these settings keep off the NPU anyway.
-        const bool possible =
-            decision.reason != Reason::float64 && decision.reason != Reason::float32_accurate &&
-            decision.reason != Reason::int8_precision && decision.reason != Reason::device_cpu;
-        const auto plan = possible ? plan_for(type, shape) : std::nullopt;
-        if (plan) {
-          result["plan"] = to_dict(*plan);
-          const Prediction predicted = predict(*plan, type, dtype_from(out));
-          result["cpu_seconds"] = predicted.cpu_seconds;
-          result["npu_seconds"] = predicted.npu_seconds;
-        } else {
-          result["plan"] = py::none();
-        }
-        return result;
-      },
-      py::arg("settings"), py::arg("in_dtype"), py::arg("out_dtype"), py::arg("batch"),
-      py::arg("m"), py::arg("k"), py::arg("n"));
 
   module.def("counts", [] {
     py::list rows;

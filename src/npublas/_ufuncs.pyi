@@ -60,6 +60,17 @@ ufunc: _Matmul  # npublas.matmul
 # The settings that a context changed, packed: mask << 8 | values.
 override: ContextVar[int]
 
+# The ufunc called for a product that another door has decided for the CPU, and counts.
+def on_cpu(
+    ufunc: _Matmul,
+    x1: NDArray[Any],
+    x2: NDArray[Any],
+    /,
+    out: NDArray[Any] | None = None,
+    *,
+    dtype: DTypeLike | None = None,
+) -> Any: ...
+def learn_bfloat16(ufunc: _Matmul, /) -> None: ...
 def watch_overrides() -> None: ...
 def set_default_settings(settings: int, /) -> None: ...
 def set_verbose(verbose: bool, /) -> None: ...

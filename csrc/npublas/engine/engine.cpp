@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "npublas/base/error.hpp"
+#include "npublas/engine/kept.hpp"
 #include "npublas/engine/limits.hpp"
 #include "npublas/engine/trust.hpp"
 #include "npublas/exec/device_lock.hpp"
@@ -197,13 +198,15 @@ std::optional<Plan> plan_of(const Request& request, const Settings& settings, in
 }
 
 /// Once on all cores; if a call fails, once more on one core with everything made anew.
-Outcome run(Engine& engine, const Request& request, const Settings& settings, const Plan& plan) {
+Outcome run(Engine& engine, const Request& request, const Settings& settings, const Plan& plan,
+            Kept& kept) {
   const bool flushes = engine.verdicts[int(Element::float16)].flushes_subnormals;
   try {
     return outcome_of(engine.executor->run(plan, request, flushes));
   } catch (const Error& first) {
     if (engine.executor->stuck() || first.kind() == ErrorKind::file) throw;
     engine.executor->window().clear();
+    kept.put_back();
     const auto smaller = plan_of(request, settings, 1);
     if (!smaller) throw;
     // Not on the core that failed, if there is another.
@@ -350,11 +353,14 @@ Outcome multiply(const Request& request, const Settings& settings) noexcept {
       return {.reason = Reason::busy};
     }
     const std::shared_ptr<void> unlock(nullptr, [&](void*) { engine->lock->release(); });
+    Kept kept(request.product, request.epilogue.beta != 0);
     try {
-      outcome = run(*engine, request, settings, *plan);
+      outcome = run(*engine, request, settings, *plan, kept);
+      if (outcome.reason != Reason::npu) kept.put_back();
       trust::note_success();
       note_pinned(engine->executor->window().usage().pinned_bytes);
     } catch (const Error& error) {
+      kept.put_back();
       outcome = {.reason = reason_of(error), .detail = error.what()};
       if (outcome.reason == Reason::weights_file) return outcome;  // not the device's fault
       trust::note_failure(error.what());
@@ -362,6 +368,9 @@ Outcome multiply(const Request& request, const Settings& settings) noexcept {
         give_up(engine, error.what());
       else
         engine->executor->window().clear();
+    } catch (...) {
+      kept.put_back();
+      throw;
     }
   } catch (const std::exception& error) {  // no host memory, at worst
     outcome = {.reason = Reason::device_failed, .detail = error.what()};

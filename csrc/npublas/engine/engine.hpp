@@ -25,7 +25,8 @@ namespace npublas {
 enum class EngineState { closed, opening, open, unavailable };
 
 /// What a multiplication came to. `reason` is Reason::npu if C holds the result; otherwise C is
-/// undefined, the operands are untouched, and the caller computes on the CPU.
+/// undefined (but what it was if `beta` isn't 0), the operands are untouched, and the caller
+/// computes on the CPU.
 struct Outcome {
   Reason reason;
   std::string detail;  ///< the error's own words, empty on success

@@ -1,0 +1,198 @@
+// # Products that Python asks for
+// The door of everything beside the gufunc: what NumPy's loops have no room for (packed weights,
+// bias, activation) is decided, multiplied and counted from here. Arrays come with any strides, as
+// matrices or stacks of them; Python sees to shapes, types and alignment.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "bindings.hpp"
+#include "npublas/engine/engine.hpp"
+
+namespace py = pybind11;
+
+namespace npublas::python {
+namespace {
+
+using SharedWeights = std::shared_ptr<Weights>;
+using Bias = py::array_t<double, py::array::c_style | py::array::forcecast>;
+
+// In the order of `Reason`.
+constexpr const char* kReasonNames[] = {
+    "npu",        "device_cpu",    "empty",          "small",       "dtype",
+    "float64",    "no_npu",        "type_off",       "quarantined", "busy",
+    "not_finite", "subnormal",     "precision_loss", "overflow",    "window",
+    "memory",     "device_failed", "wrong_result"};
+static_assert(std::size(kReasonNames) == kReasons);
+
+Reason reason_from(const std::string& name) {
+  for (int i = 0; i < kReasons; ++i)
+    if (name == kReasonNames[i]) return Reason(i);
+  throw py::value_error("no reason is called '" + name + "'");
+}
+
+Activation activation_from(const std::string& name) {
+  if (name == "none") return Activation::none;
+  if (name == "relu") return Activation::relu;
+  if (name == "gelu") return Activation::gelu;
+  if (name == "gelu_tanh") return Activation::gelu_tanh;
+  if (name == "silu") return Activation::silu;
+  throw py::value_error("no activation is called '" + name + "'");
+}
+
+DType dtype_from(const std::string& name) {
+  for (int i = 0; i < kDTypes; ++i)
+    if (name == npublas::name_of(DType(i))) return DType(i);
+  return DType::other;
+}
+DType dtype_of(const py::array& array) { return dtype_from(py::str(array.dtype())); }
+
+/// The settings of a call as `_config` packs them: device, precision, float64, on_fallback.
+Settings settings_from(int bits) {
+  return {.device = Device(bits & 3),
+          .precision = Precision(bits >> 2 & 3),
+          .float64 = Float64(bits >> 4 & 1),
+          .on_fallback = OnFallback(bits >> 5 & 3)};
+}
+
+py::dict to_dict(const Plan& plan) {
+  py::dict result;
+  result["method"] = npublas::name_of(plan.method);
+  result["element"] = npublas::name_of(plan.element);
+  result["cores"] = plan.cores;
+  result["tile"] = py::make_tuple(plan.tile_rows, plan.tile_depth, plan.tile_columns);
+  result["block"] = py::make_tuple(plan.block_rows, plan.block_columns);
+  result["blocks"] = plan.blocks();
+  result["depth_tiles"] = plan.depth_tiles();
+  result["runs"] = plan.runs();
+  result["window_bytes"] = plan.bytes_per_core() * std::size_t(plan.cores);
+  return result;
+}
+
+py::dict decide_for(int settings_bits, const std::string& a_name, const std::string& b_name,
+                    const std::string& out_name, std::int64_t batch, std::int64_t m, std::int64_t k,
+                    std::int64_t n, const SharedWeights& weights) {
+  const DType a = dtype_from(a_name), b = dtype_from(b_name), out = dtype_from(out_name);
+  const Decision decision =
+      decide(settings_from(settings_bits), a, b, out, {batch, m, k, n}, weights.get());
+  py::dict result;
+  result["on_npu"] = decision.on_npu;
+  result["code"] = kReasonNames[int(decision.reason)];
+  result["reason"] = text_of(decision.reason, a);
+  result["fallback"] = decision.fallback;
+  result["cpu_seconds"] = decision.cpu_seconds;
+  result["npu_seconds"] = decision.npu_seconds;
+  return result;
+}
+
+py::object planned(int settings_bits, const std::string& a_name, const std::string& b_name,
+                   const std::string& out_name, std::int64_t batch, std::int64_t m, std::int64_t k,
+                   std::int64_t n, const SharedWeights& weights) {
+  const DType a = dtype_from(a_name), b = dtype_from(b_name);
+  const auto plan =
+      plan_for(a, b, settings_from(settings_bits).precision, {batch, m, k, n}, weights.get());
+  if (!plan) return py::none();
+  const Prediction predicted = predict(*plan, a, dtype_from(out_name), weights != nullptr);
+  py::dict result = to_dict(*plan);
+  result["cpu_seconds"] = predicted.cpu_seconds;
+  result["npu_seconds"] = predicted.npu_seconds;
+  return result;
+}
+
+/// A matrix, or a stack of them, which a single one is broadcast to.
+template <typename Pointer>
+BasicView<Pointer> view_of(const py::array& array, Pointer data, std::int64_t batch,
+                           std::int64_t rows, std::int64_t columns) {
+  const py::ssize_t axis = array.ndim() - 2;
+  if (axis < 0 || axis > 1 || array.shape(axis) != rows || array.shape(axis + 1) != columns ||
+      (axis == 1 && array.shape(0) != batch))
+    throw py::value_error("the arrays don't fit together");
+  return {.data = data,
+          .batch_stride = axis == 1 ? array.strides(0) : 0,
+          .row_stride = array.strides(axis),
+          .column_stride = array.strides(axis + 1)};
+}
+
+py::dict multiply_arrays(const py::array& a, const std::optional<py::array>& b, py::array& out,
+                         const SharedWeights& weights, int settings_bits,
+                         const std::optional<Bias>& bias, const std::string& activation,
+                         double alpha, double beta, float a_scale, int a_limit, bool pin) {
+  if (!b && !weights) throw py::value_error("neither an array nor weights to multiply with");
+  if (out.ndim() < 2 || a.ndim() < 2) throw py::value_error("the arrays don't fit together");
+  const Shape shape{.batch = out.ndim() == 3 ? out.shape(0) : 1,
+                    .m = out.shape(out.ndim() - 2),
+                    .k = a.shape(a.ndim() - 1),
+                    .n = out.shape(out.ndim() - 1)};
+  if (weights && (weights->grid().k != shape.k || weights->grid().n != shape.n ||
+                  (weights->grid().batch != 1 && weights->grid().batch != shape.batch)))
+    throw py::value_error("the weights don't fit the arrays");
+  if (bias && bias->size() != shape.n) throw py::value_error("a bias has one number per column");
+
+  Request request{.product = {.a_type = dtype_of(a),
+                              .b_type = b ? dtype_of(*b) : weights->grid().dtype,
+                              .out = dtype_of(out),
+                              .shape = shape,
+                              .a = view_of(a, a.data(), shape.batch, shape.m, shape.k),
+                              .c = view_of(out, out.mutable_data(), shape.batch, shape.m, shape.n)},
+                  .weights = weights,
+                  .pin = pin,
+                  .epilogue = {.alpha = alpha,
+                               .beta = beta,
+                               .bias = bias ? bias->data() : nullptr,
+                               .activation = activation_from(activation)},
+                  .a_scale = a_scale,
+                  .a_limit = a_limit};
+  if (b) request.product.b = view_of(*b, b->data(), shape.batch, shape.k, shape.n);
+  const Settings settings = settings_from(settings_bits);
+  Outcome outcome{};
+  {
+    const py::gil_scoped_release release;
+    outcome = multiply(request, settings);
+  }
+  py::dict result;
+  result["on_npu"] = outcome.reason == Reason::npu;
+  result["code"] = kReasonNames[int(outcome.reason)];
+  result["reason"] = text_of(outcome.reason, request.product.a_type);
+  result["detail"] = outcome.detail;
+  result["seconds"] = outcome.seconds;
+  result["overflowed"] = outcome.overflowed;
+  result["underflowed"] = outcome.underflowed;
+  return result;
+}
+
+}  // namespace
+
+void register_product(py::module_& module) {
+  module.def("decide", &decide_for, py::arg("settings"), py::arg("a_dtype"), py::arg("b_dtype"),
+             py::arg("out_dtype"), py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"),
+             py::arg("weights") = py::none(), "Decide where a product would run, and why.");
+  module.def("plan_for", &planned, py::arg("settings"), py::arg("a_dtype"), py::arg("b_dtype"),
+             py::arg("out_dtype"), py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"),
+             py::arg("weights") = py::none(),
+             "Return how a product would be cut, and how long it would take; or None.");
+  module.def("multiply", &multiply_arrays, py::arg("a"), py::arg("b").none(true), py::arg("out"),
+             py::arg("weights").none(true), py::arg("settings"), py::kw_only(),
+             py::arg("bias") = py::none(), py::arg("activation") = "none", py::arg("alpha") = 1.0,
+             py::arg("beta") = 0.0, py::arg("a_scale") = 0.0f, py::arg("a_limit") = 127,
+             py::arg("pin") = false,
+             "Multiply on the NPU, which is open. Unless 'on_npu', nothing of `out` is a result.");
+  module.def(
+      "count",
+      [](const std::string& dtype, std::int64_t batch, std::int64_t m, std::int64_t k,
+         std::int64_t n, const std::string& code, bool fallback, double seconds) {
+        count(dtype_from(dtype), {batch, m, k, n}, reason_from(code), fallback, seconds);
+      },
+      py::arg("a_dtype"), py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"),
+      py::arg("code"), py::arg("fallback"), py::arg("seconds"), "Count a product.");
+  module.def(
+      "forget", [](const SharedWeights& weights) { forget(*weights); },
+      py::call_guard<py::gil_scoped_release>(), py::arg("weights").none(false),
+      "Free what the NPU's window holds of the weights.");
+}
+
+}  // namespace npublas::python
