@@ -46,13 +46,15 @@ inline std::uint16_t float_to_half(float value) {
 /// need: the double itself, or, of the two floats around it, the one whose last bit is set ("round
 /// to odd"; Boldo and Melquiond 2008). So double to float16 by way of float is rounded once.
 inline float double_to_odd_float(double value) {
-  const float nearest = static_cast<float>(value);
+  const std::uint64_t all = std::bit_cast<std::uint64_t>(value);
+  const std::uint32_t sign = std::uint32_t(all >> 32) & 0x80000000u;
+  const double magnitude = std::bit_cast<double>(all & 0x7fffffffffffffffu);
+  const float nearest = static_cast<float>(magnitude);
   const double back = nearest;
-  std::uint32_t bits = std::bit_cast<std::uint32_t>(nearest);
-  const bool away = value < 0 ? back < value : back > value;
-  bits -= std::uint32_t(away);  // toward zero
-  bits |= std::uint32_t((back < value) | (back > value));
-  return std::bit_cast<float>(bits);
+  // One less where it was rounded up, and odd where it was rounded at all.
+  const std::uint32_t up = std::uint32_t(back > magnitude);
+  const std::uint32_t down = std::uint32_t(back < magnitude);
+  return std::bit_cast<float>(((std::bit_cast<std::uint32_t>(nearest) - up) | up | down) | sign);
 }
 
 /// The value of a bfloat16, which is the upper half of a float.

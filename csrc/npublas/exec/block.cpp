@@ -70,9 +70,11 @@ class Computation {
     b_notes_.resize(plan_.tile_columns);
     offsets_.resize(std::size_t(plan_.tile_rows));
     column_offsets_.resize(std::size_t(plan_.tile_columns));
-    if (method_ != Method::integers &&
-        (!request_.epilogue.is_plain() ||
-         (product_.out != DType::float32 && product_.out != DType::float64)))
+    // Quantised sums of several tiles are added in double, so that it doesn't matter who adds them.
+    const bool in_place =
+        product_.out == DType::float64 ||
+        (product_.out == DType::float32 && (method_ != Method::int8 || plan_.depth_tiles() == 1));
+    if (method_ != Method::integers && (!request_.epilogue.is_plain() || !in_place))
       sums_.resize(std::size_t(block.rows * block.columns) * sum_bytes());
   }
 
@@ -92,7 +94,9 @@ class Computation {
   }
 
  private:
-  std::size_t sum_bytes() const { return product_.out == DType::float64 ? 8 : 4; }
+  std::size_t sum_bytes() const {
+    return product_.out == DType::float64 || method_ == Method::int8 ? 8 : 4;
+  }
 
   /// Unsigned operands are packed less 128 where all bits of the sums count, and undone afterwards.
   bool shifts(DType dtype) const {

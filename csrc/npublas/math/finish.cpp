@@ -1,5 +1,6 @@
 #include "npublas/math/finish.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -13,59 +14,110 @@
 namespace npublas {
 namespace {
 
-/// A float of a type of the target: how it is kept, read, and made from a double with one rounding.
+/// A type that a target may have: how it is kept, read, and made with one rounding, from a double
+/// or from a float that is the value itself.
 struct Float16 {
   using Bits = std::uint16_t;
   static constexpr double kSmallestNormal = 0x1p-14;
-  static double value(Bits bits) { return half_to_float(bits); }
+  static float value(Bits bits) { return half_to_float(bits); }
+  static Bits round(float x) { return float_to_half(x); }
   static Bits round(double x) { return float_to_half(double_to_odd_float(x)); }
 };
 struct BFloat16 {
   using Bits = std::uint16_t;
   static constexpr double kSmallestNormal = 0x1p-126;
-  static double value(Bits bits) { return bfloat16_to_float(bits); }
+  static float value(Bits bits) { return bfloat16_to_float(bits); }
+  static Bits round(float x) { return float_to_bfloat16(x); }
   static Bits round(double x) { return float_to_bfloat16(double_to_odd_float(x)); }
 };
 template <typename T>
 struct Native {
   using Bits = T;
   static constexpr double kSmallestNormal = std::numeric_limits<T>::min();
-  static double value(T x) { return x; }
+  static T value(T x) { return x; }
+  static T round(float x) { return T(x); }
   static T round(double x) { return T(x); }
 };
 
+/// max(x, 0), and NaN stays NaN.
+double relu(double x) {
+  const std::uint64_t keep = 0u - std::uint64_t(!(x < 0));
+  return std::bit_cast<double>(std::bit_cast<std::uint64_t>(x) & keep);
+}
+
+// Columns that are finished together, in loops of one thing each, which are vectorised.
+constexpr std::int64_t kTogether = 64;
+
+/// Rounds `count` values to where they belong. `finite` says what was made of finite numbers only;
+/// null if a value is all that it was made of.
+template <typename Float, typename Value>
+void round_together(const Value* values, const bool* finite, std::int64_t count, std::byte* to,
+                    std::ptrdiff_t stride, Rounded& rounded) {
+  typename Float::Bits bits[kTogether];
+  for (std::int64_t i = 0; i < count; ++i) bits[i] = Float::round(values[i]);
+  unsigned overflow = 0, underflow = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto result = Float::value(bits[i]);
+    overflow |=
+        unsigned(std::isinf(result)) & unsigned(finite ? finite[i] : std::isfinite(values[i]));
+    underflow |= unsigned(std::fabs(values[i]) < Value(Float::kSmallestNormal)) &
+                 unsigned(result != values[i]);
+  }
+  rounded.overflow |= overflow != 0;
+  rounded.underflow |= underflow != 0;
+  if (stride == std::ptrdiff_t(sizeof bits[0])) {
+    std::memcpy(to, bits, std::size_t(count) * sizeof bits[0]);
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) std::memcpy(to + i * stride, &bits[i], sizeof bits[0]);
+  }
+}
+
+/// The whole formula, of `count` sums.
+template <typename Float, typename Sum>
+void finish_together(const Sum* sums, const Epilogue& epilogue, std::int64_t column,
+                     std::int64_t count, std::byte* to, std::ptrdiff_t stride, Rounded& rounded) {
+  double values[kTogether];
+  bool finite[kTogether];
+  for (std::int64_t i = 0; i < count; ++i) {
+    values[i] = epilogue.alpha * double(sums[i]);
+    finite[i] = std::isfinite(sums[i]);
+  }
+  if (epilogue.beta != 0) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      typename Float::Bits bits;
+      std::memcpy(&bits, to + i * stride, sizeof bits);
+      const double before = Float::value(bits);
+      values[i] += epilogue.beta * before;
+      finite[i] &= std::isfinite(before);
+    }
+  }
+  if (epilogue.bias) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      values[i] += epilogue.bias[column + i];
+      finite[i] &= std::isfinite(epilogue.bias[column + i]);
+    }
+  }
+  if (epilogue.activation == Activation::relu)  // as a mask: signs are as good as random
+    for (std::int64_t i = 0; i < count; ++i) values[i] = relu(values[i]);
+  else if (epilogue.activation != Activation::none)
+    for (std::int64_t i = 0; i < count; ++i) values[i] = activate(epilogue.activation, values[i]);
+  round_together<Float>(values, finite, count, to, stride, rounded);
+}
+
 template <typename Float, typename Sum>
 Rounded finish_as(const Sum* sums, const Epilogue& epilogue, const Target& target) {
-  using Bits = typename Float::Bits;
-  const bool plain = epilogue.is_plain();
   Rounded rounded;
+  const bool plain = epilogue.is_plain();
   for (std::int64_t row = 0; row < target.rows; ++row) {
-    std::byte* const to = static_cast<std::byte*>(target.data) + row * target.row_stride;
-    for (std::int64_t column = 0; column < target.columns; ++column) {
-      std::byte* const at = to + column * target.column_stride;
-      double value = double(sums[row * target.columns + column]);
-      bool finite = std::isfinite(value);  // all that the value is made of
-      if (!plain) {
-        double addend = 0;
-        if (epilogue.beta != 0) {
-          Bits before;
-          std::memcpy(&before, at, sizeof before);
-          addend = epilogue.beta * Float::value(before);
-          finite &= std::isfinite(Float::value(before));
-        }
-        if (epilogue.bias) {
-          addend += epilogue.bias[column];
-          finite &= std::isfinite(epilogue.bias[column]);
-        }
-        value = epilogue.alpha * value;
-        if (epilogue.beta != 0 || epilogue.bias) value += addend;
-        value = activate(epilogue.activation, value);
-      }
-      const Bits bits = Float::round(value);
-      const double result = Float::value(bits);
-      rounded.overflow |= finite & std::isinf(result);
-      rounded.underflow |= (std::fabs(value) < Float::kSmallestNormal) & (result != value);
-      std::memcpy(at, &bits, sizeof bits);
+    for (std::int64_t column = 0; column < target.columns; column += kTogether) {
+      const std::int64_t count = std::min(kTogether, target.columns - column);
+      const Sum* const from = sums + row * target.columns + column;
+      std::byte* const to = static_cast<std::byte*>(target.data) + row * target.row_stride +
+                            column * target.column_stride;
+      if (plain)
+        round_together<Float>(from, nullptr, count, to, target.column_stride, rounded);
+      else
+        finish_together<Float>(from, epilogue, column, count, to, target.column_stride, rounded);
     }
   }
   return rounded;
@@ -101,7 +153,7 @@ Rounded finish(const void* sums, DType sums_type, const Epilogue& epilogue, cons
 double activate(Activation activation, double x) {
   switch (activation) {
     case Activation::relu:
-      return x < 0 ? 0 : x;  // NaN stays
+      return relu(x);
     case Activation::gelu:
       return x * 0.5 * std::erfc(-x / std::numbers::sqrt2);
     case Activation::gelu_tanh: {

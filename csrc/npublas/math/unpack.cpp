@@ -17,6 +17,11 @@ namespace {
 constexpr std::int64_t kRowsTogether = 16;
 constexpr std::int64_t kGroup = layout::kCColumns;
 
+/// All bits but the sign.
+std::uint32_t magnitude_of(float value) {
+  return std::bit_cast<std::uint32_t>(value) & 0x7fffffffu;
+}
+
 /// Visits every element of the target, a block of rows at a time, the columns of a group together:
 /// `visit(index, before, row, column)` gets the element's index in the surface and what the target
 /// holds (`accumulate`, else 0), and returns what it is to hold.
@@ -66,25 +71,34 @@ Unpacked integers(const std::int32_t* surface, std::int64_t surface_rows,
   return {.main_zero = any == 0};
 }
 
-/// `sum(index)` is the element of the surface, or of the two, in double.
+/// What makes an element of the surface, and of the second one, something else than zero.
+struct Any {
+  std::uint32_t main = 0, cross = 0;
+};
+
+/// `sum(index, any)` is the element of the surface, or of the two, in double, and adds its bits to
+/// `any`.
 template <typename T, typename Sum>
 Unpacked scaled(Sum sum, std::int64_t surface_rows, const double* row_scales,
                 const double* column_scales, bool accumulate, const Target& target) {
-  bool finite = true, underflow = false, main_zero = true, cross_zero = true;
+  Any any;
+  bool finite = true, underflow = false;
   for_each<T>(surface_rows, accumulate, target,
               [&](std::size_t index, T before, std::int64_t row, std::int64_t column) {
-                const double unscaled = sum(index, main_zero, cross_zero);
-                const double exact = unscaled * row_scales[row] * column_scales[column];
+                // The product of the scales is exact: powers of two, or floats.
+                const double exact = row_scales[row] * column_scales[column] * sum(index, any);
                 // A zero is +0 whatever its terms' signs, as a sum that starts at +0 is.
                 const double total = double(before) + exact;
                 const T value = T(total);
                 underflow |=
-                    (std::fabs(value) < std::numeric_limits<T>::min()) & (double(value) != total);
-                finite &= std::fabs(float(value)) <= std::numeric_limits<float>::max();
+                    std::fabs(value) < std::numeric_limits<T>::min() && double(value) != total;
+                finite &= std::isfinite(float(value));
                 return value;
               });
-  return {
-      .finite = finite, .underflow = underflow, .main_zero = main_zero, .cross_zero = cross_zero};
+  return {.finite = finite,
+          .underflow = underflow,
+          .main_zero = any.main == 0,
+          .cross_zero = any.cross == 0};
 }
 
 template <typename Sum>
@@ -125,15 +139,15 @@ Unpacked unpack_floats(const float* surface, const float* cross, std::int64_t su
                        const Target& target) {
   if (!cross)
     return scaled(
-        [=](std::size_t i, bool& main_zero, bool&) {
-          main_zero &= surface[i] == 0;
+        [=](std::size_t i, Any& any) {
+          any.main |= magnitude_of(surface[i]);
           return double(surface[i]);
         },
         surface_rows, row_scales, column_scales, accumulate, target);
   return scaled(
-      [=](std::size_t i, bool& main_zero, bool& cross_zero) {
-        main_zero &= surface[i] == 0;
-        cross_zero &= cross[i] == 0;
+      [=](std::size_t i, Any& any) {
+        any.main |= magnitude_of(surface[i]);
+        any.cross |= magnitude_of(cross[i]);
         return double(surface[i]) + double(cross[i]) * kLowScale;
       },
       surface_rows, row_scales, column_scales, accumulate, target);
@@ -143,8 +157,8 @@ Unpacked unpack_quantized(const std::int32_t* surface, std::int64_t surface_rows
                           const double* row_scales, const double* column_scales, bool accumulate,
                           const Target& target) {
   return scaled(
-      [=](std::size_t i, bool& main_zero, bool&) {
-        main_zero &= surface[i] == 0;
+      [=](std::size_t i, Any& any) {
+        any.main |= std::uint32_t(surface[i]);
         return double(surface[i]);
       },
       surface_rows, row_scales, column_scales, accumulate, target);
