@@ -27,7 +27,7 @@ constexpr const char* kReasonNames[] = {
     "npu",        "device_cpu",    "empty",          "small",       "dtype",
     "float64",    "no_npu",        "type_off",       "quarantined", "busy",
     "not_finite", "subnormal",     "precision_loss", "overflow",    "window",
-    "memory",     "device_failed", "wrong_result"};
+    "memory",     "device_failed", "weights_file",   "wrong_result"};
 static_assert(std::size(kReasonNames) == kReasons);
 
 Reason reason_from(const std::string& name) {
