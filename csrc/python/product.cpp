@@ -76,10 +76,17 @@ py::dict to_dict(const Plan& plan) {
 
 py::dict decide_for(int settings_bits, const std::string& a_name, const std::string& b_name,
                     const std::string& out_name, std::int64_t batch, std::int64_t m, std::int64_t k,
-                    std::int64_t n, const SharedWeights& weights) {
+                    std::int64_t n, const SharedWeights& weights, bool b_is_packed) {
   const DType a = dtype_from(a_name), b = dtype_from(b_name), out = dtype_from(out_name);
-  const Decision decision =
-      decide(settings_from(settings_bits), a, b, out, {batch, m, k, n}, weights.get());
+  const Settings settings = settings_from(settings_bits);
+  const Shape shape{batch, m, k, n};
+  Decision decision = decide(settings, a, b, out, shape, weights.get());
+  if (b_is_packed && decision.reason == Reason::small) {
+    if (const auto plan = plan_for(a, b, settings.precision, shape)) {
+      const auto [cpu, npu] = predict(*plan, a, out, true);
+      if (npu < cpu) decision = {true, Reason::npu, false, cpu, npu};
+    }
+  }
   py::dict result;
   result["on_npu"] = decision.on_npu;
   result["code"] = kReasonNames[int(decision.reason)];
@@ -170,7 +177,8 @@ py::dict multiply_arrays(const py::array& a, const std::optional<py::array>& b, 
 void register_product(py::module_& module) {
   module.def("decide", &decide_for, py::arg("settings"), py::arg("a_dtype"), py::arg("b_dtype"),
              py::arg("out_dtype"), py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"),
-             py::arg("weights") = py::none(), "Decide where a product would run, and why.");
+             py::arg("weights") = py::none(), py::arg("b_is_packed") = false,
+             "Decide where a product would run, and why; `b_is_packed`: as if it were.");
   module.def("plan_for", &planned, py::arg("settings"), py::arg("a_dtype"), py::arg("b_dtype"),
              py::arg("out_dtype"), py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"),
              py::arg("weights") = py::none(),

@@ -14,6 +14,7 @@ from npublas import _engine, _log, _ufuncs
 from npublas._config import Config, config_context, get_config, set_config, starts_verbose, wrap
 from npublas._decide import Explanation, Plan, explain
 from npublas._info import info, is_available, show_versions
+from npublas._linear import gemm, linear
 from npublas._matmul import ufunc as matmul
 from npublas._stats import Counters, MemoryInfo, counters, memory_info, reset_counters
 from npublas._version import __version__
@@ -48,9 +49,11 @@ __all__ = [
     "config_context",
     "counters",
     "explain",
+    "gemm",
     "get_config",
     "info",
     "is_available",
+    "linear",
     "matmul",
     "memory_info",
     "reset_counters",

@@ -8,15 +8,19 @@ the lines about products to stderr.
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
+from pathlib import Path
 
 from npublas import _core, _ufuncs
 from npublas.errors import FallbackError, FallbackWarning
 
-__all__ = ["fallback", "product", "set_verbose"]
+__all__ = ["fallback", "is_verbose", "product", "set_verbose"]
 
 _logger = logging.getLogger("npublas")
 _products = logging.getLogger("npublas.products")
+_PACKAGE = str(Path(__file__).parent)
+_verbose = False
 
 
 def fallback(reason: str, detail: str, on_fallback: str) -> None:
@@ -38,9 +42,17 @@ def fallback(reason: str, detail: str, on_fallback: str) -> None:
             "forbids the CPU; allow it with on_fallback='allow' or 'warn'"
         )
     if on_fallback == "warn":
-        # 2: the line that called npublas.matmul, which is no Python frame.
-        warnings.warn(f"a product for the NPU ran on the CPU: {because}", FallbackWarning, 2)
+        message = f"a product for the NPU ran on the CPU: {because}"
+        warnings.warn(message, FallbackWarning, stacklevel=_callers_level())
     _logger.info("a product for the NPU runs on the CPU: %s", because)
+
+
+def _callers_level() -> int:
+    """The line outside of npublas that asked for the product. (A ufunc is no Python frame.)"""
+    level, frame = 2, sys._getframe(2)
+    while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def product(
@@ -58,6 +70,8 @@ def product(
 
 def set_verbose(verbose: bool) -> None:
     """Write one line per product to stderr, or stop it."""
+    global _verbose
+    _verbose = verbose
     for handler in _products.handlers[:]:
         _products.removeHandler(handler)
     # A program that configures logging would show each line a second time.
@@ -68,3 +82,8 @@ def set_verbose(verbose: bool) -> None:
         _products.addHandler(handler)
         _products.setLevel(logging.INFO)
     _ufuncs.set_verbose(verbose)
+
+
+def is_verbose() -> bool:
+    """Tell whether there is a line per product."""
+    return _verbose

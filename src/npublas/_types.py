@@ -10,10 +10,11 @@ from typing import Any, Literal, TypeAlias, cast
 
 from npublas.errors import ConfigurationError
 
-__all__ = ["Device", "Float64", "MemoryLimit", "OnFallback", "Precision", "Runtime"]
+__all__ = ["Activation", "Device", "Float64", "MemoryLimit", "OnFallback", "Precision", "Runtime"]
 
 Device: TypeAlias = Literal["auto", "npu", "cpu"]
 Precision: TypeAlias = Literal["float32", "float16", "int8"]
+Activation: TypeAlias = Literal["relu", "gelu", "gelu_tanh", "silu"]
 Float64: TypeAlias = Literal["cpu", "float32"]
 OnFallback: TypeAlias = Literal["allow", "warn", "error"]
 

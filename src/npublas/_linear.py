@@ -1,0 +1,257 @@
+"""Products with something done to their result: `linear` and `gemm`."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.typing import NDArray
+
+from npublas import _product
+from npublas._matmul import ufunc as matmul
+from npublas._types import Activation, Device, Precision
+
+__all__ = ["gemm", "linear"]
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_BYTES = ("int8", "uint8")
+_ACTIVATIONS = typing.get_args(Activation)
+
+
+def linear(
+    x: npt.ArrayLike,
+    w: Any,
+    bias: npt.ArrayLike | None = None,
+    *,
+    activation: Activation | None = None,
+    out: NDArray[Any] | None = None,
+    precision: Precision | None = None,
+    device: Device | None = None,
+) -> Any:
+    """A layer of a network: ``activation(x @ w + bias)``.
+
+    On the NPU, bias and activation are applied while the result is unpacked: they cost no pass of
+    their own, and the result is rounded once.
+
+    Parameters
+    ----------
+    x : array_like
+        Activations, ``(..., in)``.
+    w : array_like, PackedMatrix or QuantizedMatrix
+        Weights, ``(in, out)`` or a stack of such matrices. Weights that are stored ``(out, in)``,
+        as frameworks have them, are passed as ``w.T``, which copies nothing.
+    bias : array_like, optional
+        One number for each column of the result.
+    activation : {'relu', 'gelu', 'gelu_tanh', 'silu'}, optional
+        ``max(y, 0)``; ``y Φ(y)``, and its approximation with tanh; ``y / (1 + exp(-y))``.
+    out : ndarray, optional
+        Where to put the result.
+    precision, device : optional
+        As in `matmul`.
+
+    Returns
+    -------
+    ndarray or scalar
+        Of the shape of ``x @ w``. Its dtype is that to which the operands' promote: two of bfloat16
+        give bfloat16. int8 and uint8 give int32, the exact sums plus bias (modulo 2³²); their
+        activation can only be ``'relu'``, and their bias must consist of integers.
+
+    Raises
+    ------
+    ValueError
+        If the shapes don't fit together, or there is no such activation.
+    TypeError
+        For a bias or an activation that the dtype can't have.
+    NpuUnavailableError, FallbackError
+        As `matmul`.
+
+    Notes
+    -----
+    On the NPU and on the CPU, sums of float16, bfloat16 and float32 are in float32, those of
+    float64 in float64 (in float32 parts under ``float64='float32'``); bias and activation are
+    computed from them in double, and the result is rounded once.
+
+    Examples
+    --------
+    >>> import numpy as np, npublas
+    >>> x = np.array([[1, -2]], np.float32)
+    >>> w = np.array([[1, 0, 2], [0, 1, 1]], np.float32)
+    >>> npublas.linear(x, w, [0.5, 0.5, 0.5], activation="relu")
+    array([[1.5, 0. , 0.5]], dtype=float32)
+    """
+    if activation is not None and activation not in _ACTIVATIONS:
+        names = ", ".join(map(repr, _ACTIVATIONS))
+        raise ValueError(f"activation must be {names} or None, not {activation!r}")
+    x = np.asarray(x)
+    if not hasattr(w, "_weights") and not hasattr(w, "__array_ufunc__"):
+        w = np.asarray(w)
+    if np.ndim(w) < 2:
+        raise ValueError(f"the weights of linear() are a matrix, (in, out), not {np.ndim(w)}-D")
+    if isinstance(w, np.ndarray) or hasattr(w, "_weights"):
+        return _linear(x, w, bias, activation, out, precision, device)
+    # What multiplies by its own rules, such as a QuantizedMatrix.
+    sums = np.asarray(matmul(x, w, precision=precision, device=device))
+    if sums.dtype.name not in _FLOATS:
+        raise TypeError(f"linear() can't finish a product of {sums.dtype}")
+    result = np.empty_like(sums)
+    finish = _product.Finish(_bias_for(bias, w.shape[-1], sums.dtype), activation or "none")
+    _product.finish_sums(np.atleast_2d(sums), np.atleast_2d(result), finish)
+    return _put(result, out)
+
+
+def _linear(
+    x: NDArray[Any],
+    w: Any,
+    bias: npt.ArrayLike | None,
+    activation: Activation | None,
+    out: NDArray[Any] | None,
+    precision: Precision | None,
+    device: Device | None,
+) -> Any:
+    dtype = np.result_type(x.dtype, w.dtype)
+    if dtype.name in _FLOATS:
+        return _product.multiply(
+            x, w, dtype=dtype, out=out, precision=precision, device=device,
+            bias=_bias_for(bias, w.shape[-1], dtype), activation=activation,
+        )  # fmt: skip
+    if activation not in (None, "relu") or (activation and dtype.kind not in "iu"):
+        raise TypeError(f"there is no {activation} of {dtype}; use floats")
+    if x.dtype.name in _BYTES and w.dtype.name in _BYTES:
+        dtype = np.dtype(np.int32)
+    y = _product.multiply(x, w, dtype=dtype, precision=precision, device=device)
+    if bias is not None:
+        y = y + _bias_for(bias, w.shape[-1], dtype)
+    if activation:
+        y = np.maximum(y, dtype.type(0))
+    return _put(y, out)
+
+
+def _put(result: NDArray[Any], out: NDArray[Any] | None) -> NDArray[Any]:
+    if out is None:
+        return result
+    np.copyto(out, result, casting="same_kind")
+    return out
+
+
+def _bias_for(
+    bias: npt.ArrayLike | None, columns: int, dtype: np.dtype[Any]
+) -> NDArray[Any] | None:
+    """The bias as it is added: in double to floats, in their own dtype to others."""
+    if bias is None:
+        return None
+    array = np.asarray(bias)
+    if array.shape != (columns,):
+        raise ValueError(f"bias has the shape {array.shape}; the result has {columns} columns")
+    target = np.dtype(np.float64) if dtype.name in _FLOATS else dtype
+    if not np.can_cast(array.dtype, target, "same_kind"):
+        raise TypeError(f"a bias of {array.dtype} can't be added to a result of {dtype}")
+    return array.astype(target, copy=False)
+
+
+def gemm(
+    alpha: float,
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    beta: float = 0.0,
+    c: npt.ArrayLike | None = None,
+    trans_a: int = 0,
+    trans_b: int = 0,
+    overwrite_c: int = 0,
+    *,
+    precision: Precision | None = None,
+    device: Device | None = None,
+) -> NDArray[Any]:
+    """``alpha * op(a) @ op(b) + beta * c``, with the arguments of ``scipy.linalg.blas.sgemm``.
+
+    Parameters
+    ----------
+    alpha : float
+    a, b : array_like
+        Matrices of float16, bfloat16, float32 or float64, in any memory order: transposed and
+        sliced views are not copied. Others, but complex ones, are converted to float64.
+    beta : float
+        With 0, `c` is not read.
+    c : array_like, optional
+        A matrix of the result's shape; zeros if left out.
+    trans_a, trans_b : {0, 1, 2}
+        0 takes the matrix as it is, 1 and 2 (of complex matrices: conjugated) transposed.
+    overwrite_c : {0, 1}
+        1 allows the result to be written to `c`, which is done, and `c` returned, if it is an
+        aligned and writeable array of the result's dtype that shares no memory with `a` and `b`.
+        Otherwise `c` stays as it is.
+    precision, device : optional
+        As in `matmul`.
+
+    Returns
+    -------
+    ndarray
+        Of the dtype to which the operands' promote.
+
+    Raises
+    ------
+    ValueError
+        If the shapes don't fit together, or `trans_a` or `trans_b` is none of the above.
+    TypeError
+        For complex operands.
+    NpuUnavailableError, FallbackError
+        As `matmul`. With `beta`, `c` is what it was then, also if it may be overwritten.
+
+    Notes
+    -----
+    On the NPU and on the CPU, sums of float16, bfloat16 and float32 are in float32, those of
+    float64 in float64; ``alpha`` and ``beta`` are applied in double, and the result is rounded
+    once, where a BLAS would round the product, and the sum, too.
+
+    Examples
+    --------
+    >>> import numpy as np, npublas
+    >>> a = np.arange(6, dtype=np.float32).reshape(2, 3)
+    >>> c = np.ones((2, 2), np.float32)
+    >>> npublas.gemm(2.0, a, a, beta=1.0, c=c, trans_b=1)
+    array([[ 11.,  29.],
+           [ 29., 101.]], dtype=float32)
+    """
+    a, b = _matrix("a", a), _matrix("b", b)
+    for name, trans in (("trans_a", trans_a), ("trans_b", trans_b)):
+        if trans not in (0, 1, 2):
+            raise ValueError(f"{name} must be 0, 1 or 2, not {trans!r}")
+    a, b = a.T if trans_a else a, b.T if trans_b else b
+    if a.shape[1] != b.shape[0]:
+        raise ValueError(f"op(a) has {a.shape[1]} columns, and op(b) {b.shape[0]} rows")
+    shape = a.shape[0], b.shape[1]
+    given = None if c is None else _matrix("c", c)
+    if given is not None and given.shape != shape:
+        raise ValueError(f"c has the shape {given.shape}, and the result {shape}")
+    dtype = np.result_type(a.dtype, b.dtype, *([] if given is None else [given.dtype]))
+    result = None
+    if overwrite_c and isinstance(c, np.ndarray):
+        result = _product.usable(c, shape, dtype, (a, b))
+    beta = 0.0 if given is None else float(beta)
+    if result is None:
+        result = np.empty(shape, dtype)
+        if beta != 0:
+            np.copyto(result, given)
+    if alpha == 0:  # a and b are not read, as in every BLAS
+        sums = np.zeros(shape, np.float64 if dtype == np.float64 else np.float32)
+        _product.finish_sums(sums, result, _product.Finish(beta=beta))
+        return result
+    product: NDArray[Any] = _product.multiply(
+        a, b, dtype=dtype, out=result, precision=precision, device=device,
+        alpha=float(alpha), beta=beta,
+    )  # fmt: skip
+    return product
+
+
+def _matrix(name: str, operand: npt.ArrayLike) -> NDArray[Any]:
+    """An operand as a matrix of floats; a vector is a column, as SciPy has it."""
+    array = np.asarray(operand)
+    if array.dtype.kind == "c":
+        raise TypeError(f"{name} is {array.dtype}; gemm() multiplies real matrices")
+    if array.ndim > 2:
+        raise ValueError(f"{name} has {array.ndim} axes; gemm() multiplies matrices")
+    if array.dtype.name not in _FLOATS or not array.dtype.isnative:
+        native = array.dtype.newbyteorder("=")
+        array = array.astype(native if native.name in _FLOATS else np.float64)
+    return array if array.ndim == 2 else array.reshape(-1, 1)

@@ -1,0 +1,387 @@
+"""Products that NumPy's loops have no room for: with packed weights, bias, activation, alpha, beta.
+
+The same sequence as in the loops of ``npublas.matmul`` (``csrc/numpy/loops.cpp``): decide; open the
+engine if it is closed; multiply; if that fails, report it and compute on the CPU; count. Shapes and
+dtypes are ``numpy.matmul``'s. Products of one matrix `b` with a stack are one product of all rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npublas import _config, _core, _engine, _log, _ufuncs
+from npublas._matmul import ufunc
+from npublas._types import Activation, Device, Precision
+from npublas.errors import ConfigurationError, NpuUnavailableError
+
+__all__ = ["Finish", "Packed", "finish_sums", "forget", "multiply", "types_of", "usable"]
+
+Array: TypeAlias = NDArray[Any]
+DType: TypeAlias = np.dtype[Any]
+
+_BYTES = ("int8", "uint8")
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+class Packed(Protocol):
+    """What stands in the place of an array on the right: a `PackedMatrix`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def dtype(self) -> DType: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def pinned(self) -> bool: ...
+    @property
+    def _weights(self) -> _core.Weights: ...
+
+    def _prepare(self, x: Array) -> Array:
+        """What is multiplied in the place of the left operand."""
+
+    def _dense(self) -> Array:
+        """What was packed, for the CPU and for what is too delicate for packed parts."""
+
+
+def multiply(
+    a: Array,
+    b: Array | Packed,
+    *,
+    dtype: DType | None = None,
+    out: Array | None = None,
+    precision: Precision | None = None,
+    device: Device | None = None,
+    bias: Array | None = None,
+    activation: Activation | None = None,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+) -> Any:
+    """Return ``activation(alpha * a @ b + beta * out + bias)``.
+
+    `dtype` is that of the result, as in `numpy.matmul`. `bias` (one number per column), activation,
+    alpha and beta are for results of float16, bfloat16, float32 and float64; with `beta`, `out`
+    must have the result's shape and dtype.
+    """
+    a = _plain(a)
+    shape = _result_shape(a, b)
+    types = types_of(a.dtype, b.dtype, dtype)
+    settings = _config.packed(precision=_precision_for(b, precision), device=device)
+    finish = Finish(bias, activation or "none", float(alpha), float(beta))
+    result = usable(out, shape, types.out, (a, b, bias))
+    if result is None:
+        _check_out(out, shape, types.out)
+        result = np.empty(shape, types.out)
+        if beta != 0:
+            np.copyto(result, cast(Array, out))
+    _compute(a, b, result, types, settings, finish)
+    if out is None:
+        return result if shape else result[()]
+    if result is not out:
+        np.copyto(out, result, casting="same_kind")
+    return out
+
+
+def forget(weights: _core.Weights) -> None:
+    """Free what the NPU's memory holds of packed weights."""
+    _core.forget(weights)
+
+
+class Types(NamedTuple):
+    """Of the operands as they are multiplied, and of the result."""
+
+    a: DType
+    b: DType
+    out: DType
+
+
+@functools.lru_cache(maxsize=256)
+def types_of(a: DType, b: DType, out: DType | None = None) -> Types:
+    """Return the types that ``npublas.matmul`` would multiply with, on NumPy 1.26, too.
+
+    Raises
+    ------
+    TypeError
+        NumPy's own, if there is no such product.
+    """
+    _ufuncs.learn_bfloat16(ufunc)
+    if a.name in _BYTES and b.name in _BYTES:
+        int16, int32 = np.dtype(np.int16), np.dtype(np.int32)
+        if out == int32 or (a != b and out in (None, int16)):
+            return Types(a, b, int16 if out is None else out)
+    wanted: dict[str, Any] = {} if out is None else {"signature": (None, None, out)}
+    return Types(*ufunc.resolve_dtypes((a, b, None), **wanted))
+
+
+# Arrays
+
+
+def _plain(a: Any) -> Array:
+    """The array itself, in this machine's byte order and aligned, with any strides."""
+    array = np.asarray(a)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return array if array.flags.aligned else array.copy()
+
+
+def _result_shape(a: Array, b: Array | Packed) -> tuple[int, ...]:
+    """The shape of the result, or NumPy's own error."""
+    depth = b.shape[-2 if b.ndim > 1 else 0] if b.ndim else -1
+    try:
+        fits = a.ndim > 0 and a.shape[-1] == depth
+        stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        fits = False
+    if not fits:
+        hollow = [np.broadcast_to(np.zeros((), np.bool_), x.shape) for x in (a, b)]  # of no memory
+        np.matmul(*hollow)  # raises
+    rows = a.shape[-2:-1]
+    columns = b.shape[-1:] if b.ndim > 1 else ()
+    return (*stack, *rows, *columns)
+
+
+def usable(
+    out: Array | None, shape: tuple[int, ...], dtype: DType, others: tuple[Any, ...]
+) -> Array | None:
+    """`out`, if the result can be written there while the operands are read."""
+    fits = (
+        isinstance(out, np.ndarray)
+        and out.shape == shape
+        and out.dtype == dtype
+        and out.dtype.isnative
+        and out.flags.writeable
+        and out.flags.aligned
+        and not any(step == 0 for step, size in zip(out.strides, shape, strict=True) if size > 1)
+        and not any(isinstance(x, np.ndarray) and np.may_share_memory(out, x) for x in others)
+    )
+    return out if fits else None
+
+
+def _check_out(out: Any, shape: tuple[int, ...], dtype: DType) -> None:
+    """Raise, before anything is computed, if the result can't be copied there afterwards."""
+    if out is None:
+        return
+    if not isinstance(out, np.ndarray):
+        raise TypeError("return arrays must be of ArrayType")
+    if not out.flags.writeable:
+        raise ValueError("output array is read-only")
+    if not np.can_cast(dtype, out.dtype, "same_kind"):
+        raise TypeError(
+            f"Cannot cast the result from {dtype!r} to {out.dtype!r} with casting rule 'same_kind'"
+        )
+    try:
+        np.broadcast_to(np.broadcast_to(np.zeros((), np.bool_), shape), out.shape)
+    except ValueError:
+        raise ValueError(f"out has the shape {out.shape}, and the result {shape}") from None
+
+
+def _precision_for(b: Array | Packed, precision: Precision | None) -> Precision | None:
+    """The precision of the call: that of packed weights, which can't be changed any more."""
+    if isinstance(b, np.ndarray) or b.precision == "exact":
+        return precision
+    if precision not in (None, b.precision):
+        raise ConfigurationError(
+            f"the weights were packed with precision={b.precision!r}; pack them with "
+            f"precision={precision!r} to have that"
+        )
+    return cast(Precision, b.precision)
+
+
+# Stacks
+
+
+def _compute(
+    a: Array, b: Array | Packed, c: Array, types: Types, settings: int, finish: Finish
+) -> None:
+    """Bring the operands into the form of one product, or of a stack of them, and run it."""
+    weights = None
+    if not isinstance(b, np.ndarray):
+        weights = b._weights
+        a = b._prepare(a)
+        b_stack = b.shape[:-2]
+        if b.dtype.name not in _BYTES and a.dtype.name not in _FLOATS:
+            a = a.astype(types.a)  # any other float is multiplied as it is
+    else:
+        a = a.astype(types.a, copy=False)
+        b = _plain(b).astype(types.b, copy=False)
+        if b.ndim == 1:
+            b, c = b[:, np.newaxis], c[..., np.newaxis]
+        b_stack = b.shape[:-2]
+    if a.ndim == 1:
+        a, c = a[np.newaxis], c[..., np.newaxis, :]
+    (m, k), n = a.shape[-2:], c.shape[-1]
+
+    # Axes of the stack along which B changes are a stack of products, all others more rows of A.
+    stack = c.shape[:-2]
+    a = a.reshape((1,) * (len(stack) + 2 - a.ndim) + a.shape)
+    b_lengths = (1,) * (len(stack) - len(b_stack)) + tuple(b_stack)
+    products = [i for i, length in enumerate(b_lengths) if length > 1]
+    rows = [i for i, length in enumerate(b_lengths) if length <= 1]
+    batch = math.prod(b_lengths)
+    height = math.prod([*(stack[i] for i in rows), m])
+    if products:
+        order = (*products, *rows, len(stack), len(stack) + 1)
+        a = np.broadcast_to(a, (*stack, m, k)).transpose(order).reshape(batch, height, k)
+        target = c.transpose(order)
+        flat = target.reshape(batch, height, n)
+    else:
+        a = a.reshape(height, k)
+        target = c
+        flat = target.reshape(height, n)
+    b_flat: Array | Packed = b
+    if isinstance(b, np.ndarray):
+        b_flat = b.reshape((batch, k, n) if products else (k, n))
+    _Call(a, b_flat, flat, weights, types, settings, finish).run()
+    if flat.size and not np.may_share_memory(flat, target):
+        target[...] = flat.reshape(target.shape)
+
+
+# One product
+
+
+class Finish(NamedTuple):
+    """What is done to the sums."""
+
+    bias: Array | None = None
+    activation: str = "none"
+    alpha: float = 1.0
+    beta: float = 0.0
+
+    @property
+    def is_plain(self) -> bool:
+        return self.bias is None and self[1:] == ("none", 1.0, 0.0)
+
+
+@dataclass
+class _Call:
+    """One product, or a stack: `a` is (batch,) m × k, `c` likewise m × n and not read but by beta.
+
+    `b` is an array of (batch,) k × n, or what is packed as `weights`.
+    """
+
+    a: Array
+    b: Array | Packed
+    c: Array
+    weights: _core.Weights | None
+    types: Types
+    settings: int
+    finish: Finish
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, int, int, int]:
+        batch = self.c.shape[0] if self.c.ndim == 3 else 1
+        return batch, self.c.shape[-2], self.a.shape[-1], self.c.shape[-1]
+
+    @functools.cached_property
+    def dense(self) -> Array:
+        """B as an array."""
+        if isinstance(self.b, np.ndarray):
+            return self.b
+        dense = self.b._dense()
+        return dense if self.c.ndim == 3 or dense.ndim == 2 else dense[0]
+
+    def run(self) -> None:
+        names = _config.unpacked(self.settings)
+        on_npu_or_error = names["device"] == "npu"
+        decision = self._decide()
+        # Whoever demands the NPU is told if there is none, also for what it could not take.
+        demanded = on_npu_or_error and decision["code"] != "empty"
+        if decision["on_npu"] or demanded:
+            decision = self._decide_anew(decision)
+        if decision["code"] == "no_npu" and on_npu_or_error:
+            raise NpuUnavailableError(_core.engine_status()["unavailable_because"])
+        attempt = self._attempt(decision)
+        if attempt["code"] == "no_npu" and _core.engine_state() == "closed":
+            # Somebody closed the engine meanwhile, to change a setting of the process.
+            attempt = self._attempt(self._decide_anew(decision))
+        if attempt["fallback"]:
+            _log.fallback(attempt["reason"], attempt["detail"], names["on_fallback"])
+        seconds = attempt["seconds"]
+        if not attempt["on_npu"]:
+            start = time.perf_counter()
+            self._multiply_on_cpu()
+            seconds = time.perf_counter() - start
+        kind = self.types.a.name
+        _core.count(kind, *self.shape, attempt["code"], attempt["fallback"], seconds)
+        if _log.is_verbose():
+            _log.product(kind, self.shape, attempt["on_npu"], attempt["reason"], seconds)
+
+    def _decide(self) -> dict[str, Any]:
+        a, b, out = (dtype.name for dtype in self.types)
+        return _core.decide(self.settings, a, b, out, *self.shape, self.weights)
+
+    def _decide_anew(self, decision: dict[str, Any]) -> dict[str, Any]:
+        """Decide once more with the engine open."""
+        if _core.engine_state() not in ("closed", "opening"):
+            return decision
+        _engine.open_engine()
+        decision = self._decide()
+        if decision["on_npu"] and _core.engine_state() == "closed":
+            # Another process holds the NPU: this product is the CPU's, the next one may have it.
+            decision.update(on_npu=False, code="busy", fallback=True)
+            decision["reason"] = "another process held the NPU for too long"
+        return decision
+
+    def _attempt(self, decision: dict[str, Any]) -> dict[str, Any]:
+        """Multiply on the NPU if that was decided, and say what it came to."""
+        if not decision["on_npu"]:
+            return {**decision, "detail": "", "seconds": 0.0}
+        outcome = self._multiply_on_npu(None if self.weights else self.dense)
+        if outcome["code"] == "precision_loss" and self.weights:
+            # A few elements may be too delicate for packed parts, and come right with the source.
+            outcome = self._multiply_on_npu(self.dense)
+        return {**outcome, "fallback": not outcome["on_npu"]}
+
+    def _multiply_on_npu(self, b: Array | None) -> dict[str, Any]:
+        bias, activation, alpha, beta = self.finish
+        outcome = _core.multiply(
+            self.a, b, self.c, self.weights, self.settings,
+            bias=bias, activation=activation, alpha=alpha, beta=beta,
+            pin=not isinstance(self.b, np.ndarray) and self.b.pinned,
+        )  # fmt: skip
+        if outcome["on_npu"]:
+            _signal(outcome["overflowed"], outcome["underflowed"])
+        return outcome
+
+    def _multiply_on_cpu(self) -> None:
+        a, b, c = self.a, self.dense, self.c
+        natural, out = types_of(a.dtype, b.dtype).out, self.types.out
+        if self.finish.is_plain:
+            wider = out.kind in "iu" or out.itemsize > natural.itemsize
+            _ufuncs.on_cpu(ufunc, a, b, out=c, dtype=out if wider and out != natural else None)
+            return
+        # Narrow floats are summed in float32, and rounded once, when they are finished.
+        sums_type = np.dtype(np.float64 if out.name == "float64" else np.float32)
+        sums = _ufuncs.on_cpu(ufunc, a, b, dtype=None if natural == sums_type else sums_type)
+        finish_sums(sums, c, self.finish)
+
+
+def finish_sums(sums: Array, c: Array, finish: Finish) -> None:
+    """Write what becomes of the sums, a stack of matrices of float32 or float64, to `c`."""
+    bias, activation, alpha, beta = finish
+    overflow = underflow = False
+    for index in np.ndindex(*c.shape[:-2]):
+        seen = _core.finish(
+            np.ascontiguousarray(sums[index]), c[index],
+            bias=bias, activation=activation, alpha=alpha, beta=beta,
+        )  # fmt: skip
+        overflow |= seen["overflow"]
+        underflow |= seen["underflow"]
+    _signal(overflow, underflow)
+
+
+def _signal(overflow: bool, underflow: bool) -> None:
+    """Let NumPy tell of an overflow or underflow as `numpy.errstate` has it."""
+    for raised, value in ((overflow, 2.0**9), (underflow, 1.5 * 2.0**-12 + 2.0**-22)):
+        if raised:
+            culprit = np.full((1, 1), value, np.float16)
+            _ufuncs.on_cpu(ufunc, culprit, culprit)
