@@ -46,11 +46,12 @@ OUTSIDE: dict[str, set[str]] = {
 # modules of lower rows, and of its own row as long as no circle arises. A package counts as one.
 LAYERS: list[set[str]] = [
     {"_core", "_ufuncs"},
-    {"errors", "_types", "_table", "_environment", "_version"},
-    {"_config", "_log", "_matmul", "_machine"},
-    {"_verify", "_library", "_stats", "_memory"},
-    {"_engine"},
-    {"_decide", "_info"},
+    {"errors", "_types", "_table", "_environment", "_version", "_symmetric"},
+    {"_config", "_log", "_matmul", "_machine", "_hadamard", "_calibrate"},
+    {"_verify", "_library", "_stats", "_memory", "_lanes"},
+    {"_engine", "_quantized"},
+    {"_decide", "_info", "_quantize"},
+    {"_error_report"},
     {"__init__"},
     {"nn", "testing"},
     {"cli"},

@@ -11,11 +11,15 @@ array([[1., 2.],
 """
 
 from npublas import _engine, _log, _ufuncs
+from npublas._calibrate import Calibration, calibrate
 from npublas._config import Config, config_context, get_config, set_config, starts_verbose, wrap
 from npublas._decide import Explanation, Plan, explain
+from npublas._error_report import ErrorReport, error_report
 from npublas._info import info, is_available, show_versions
 from npublas._linear import gemm, linear
 from npublas._matmul import ufunc as matmul
+from npublas._quantize import dequantize, quantize
+from npublas._quantized import QuantizedMatrix
 from npublas._stats import Counters, MemoryInfo, counters, memory_info, reset_counters
 from npublas._version import __version__
 from npublas.errors import (
@@ -31,9 +35,11 @@ from npublas.errors import (
 )
 
 __all__ = [
+    "Calibration",
     "Config",
     "ConfigurationError",
     "Counters",
+    "ErrorReport",
     "Explanation",
     "FallbackError",
     "FallbackWarning",
@@ -45,9 +51,13 @@ __all__ = [
     "NpuTimeoutError",
     "NpuUnavailableError",
     "Plan",
+    "QuantizedMatrix",
     "__version__",
+    "calibrate",
     "config_context",
     "counters",
+    "dequantize",
+    "error_report",
     "explain",
     "gemm",
     "get_config",
@@ -56,6 +66,7 @@ __all__ = [
     "linear",
     "matmul",
     "memory_info",
+    "quantize",
     "reset_counters",
     "set_config",
     "show_versions",
