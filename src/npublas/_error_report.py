@@ -151,7 +151,7 @@ def _products(
 ) -> Iterator[_Product]:
     """Each precision: its name, the product, its predicted time, and the bytes of the weights."""
     yield "float32", matmul(x, w, precision="float32"), _seconds(x, w, "float32"), w.nbytes
-    yield "float16", _float16(x, w), _seconds(x, w, "float16"), w.nbytes // 2
+    yield "float16", float16_product(x, w), _seconds(x, w, "float16"), w.nbytes // 2
     for bits in (8, 4):
         for size in (None, group_size) if group_size else (None,):
             for rotated in (False, True):
@@ -183,7 +183,7 @@ def _row(
     )
 
 
-def _float16(x: NDArray[np.float32], w: NDArray[np.float32]) -> NDArray[np.float32]:
+def float16_product(x: NDArray[np.float32], w: NDArray[np.float32]) -> NDArray[np.float32]:
     """The product at ``precision="float16"``: lanes scaled by powers of two, and rounded."""
     total = np.zeros((), np.float32)
     for start in range(0, max(x.shape[-1], 1), _FLOAT16_DEPTH):

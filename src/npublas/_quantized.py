@@ -120,7 +120,7 @@ class QuantizedMatrix:
         """The transposed matrix, without a copy. A stack has no ``T`` but a ``mT``."""
         if self.ndim != 2:
             raise ValueError(
-                f"a stack of shape {self.shape} has no .T; .mT transposes its matrices"
+                f"a stack of shape {self.shape} has no .T; use .mT for its matrices"
             )
         return self.mT
 
