@@ -119,9 +119,7 @@ class QuantizedMatrix:
     def T(self) -> QuantizedMatrix:
         """The transposed matrix, without a copy. A stack has no ``T`` but a ``mT``."""
         if self.ndim != 2:
-            raise ValueError(
-                f"a stack of shape {self.shape} has no .T; use .mT for its matrices"
-            )
+            raise ValueError(f"a stack of shape {self.shape} has no .T; use .mT for its matrices")
         return self.mT
 
     # "matrix transpose", as numpy.ndarray.mT
@@ -253,7 +251,7 @@ class QuantizedMatrix:
             )
         if self.rotation and self.rotation.axis != depth_axis:
             raise ValueError(
-                f"{self!r} can't be the {here} operand: it was rotated to be the {there}"
+                f"{self!r} can't be the {here} operand: it was rotated to be the {there} one"
             )
         return self._lanes(depth_axis)
 

@@ -27,6 +27,7 @@ ACTIVATION_MAX = {8: 127, 4: 119}
 # A scale below float32's normal range has too few bits to bring the largest value to q_max, and a
 # processor may flush it to zero. Values this small (below 1.5e-36 for 127) become zeros.
 _SMALLEST_SCALE = np.finfo(np.float32).tiny
+_LARGEST = np.finfo(np.float32).max
 
 
 def groups(length: int, group_size: int | None) -> int:
@@ -66,8 +67,9 @@ def to_integers(x: Float32s, scales: Float32s, group_size: int | None, q_max: in
 
 def to_floats(q: Int8s, scales: Float32s, group_size: int | None) -> Float32s:
     """The values that the integers stand for."""
-    floats: Float32s = q * _each(scales, q.shape[-1], group_size)
-    return floats
+    with np.errstate(over="ignore"):  # q_max times its scale may round up beyond the last float32
+        floats: Float32s = q * _each(scales, q.shape[-1], group_size)
+    return np.clip(floats, -_LARGEST, _LARGEST, out=floats)
 
 
 def _each(scales: Float32s, length: int, group_size: int | None) -> Float32s:
