@@ -39,6 +39,7 @@ RUN_ELSEWHERE = {
     "make stubs": "rewrites _core.pyi; test_stubs.py runs the same generator",
     ".ci/run": "it is what runs this test",
     "pip install .": ".ci/run pythons",
+    "python benchmarks/quantization_table.py": "two minutes; test_quantization_table.py, in small",
 }
 
 # Languages of blocks that are run, and of blocks that are to be read.

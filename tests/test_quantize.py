@@ -116,7 +116,7 @@ def test_zeros_have_the_scale_one() -> None:
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_lane_whose_scale_would_be_subnormal_becomes_zeros(bits: Any) -> None:
-    limit = np.float32(np.finfo(np.float32).tiny) * Q_MAX[bits]
+    limit = np.finfo(np.float32).tiny * np.float32(Q_MAX[bits])
     below = np.nextafter(limit, np.float32(0))
     q = npublas.quantize(np.array([[limit, below, 1e-45]], np.float32), bits=bits)
     assert q.scales.tolist() == [[np.finfo(np.float32).tiny, 1, 1]]

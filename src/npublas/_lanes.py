@@ -105,8 +105,8 @@ def _exact_sums(a: Int8s, b: Int8s) -> NDArray[Any]:
     b = b.swapaxes(-1, -2)
     if a.shape[-1] <= _LONGEST_INT32_SUM:
         return np.asarray(matmul(a, b, dtype=np.int32))
-    sums: Any = np.int64(0)
+    sums: Any = 0
     for start in range(0, a.shape[-1], _LONGEST_INT32_SUM):
         k = slice(start, start + _LONGEST_INT32_SUM)
-        sums = sums + matmul(a[..., k], b[..., k, :], dtype=np.int32)
+        sums = sums + matmul(a[..., k], b[..., k, :], dtype=np.int32).astype(np.int64)
     return np.asarray(sums)
