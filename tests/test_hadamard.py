@@ -69,6 +69,12 @@ def test_a_block_needs_no_more_padding_than_the_npu(k: int) -> None:
         assert padded <= block < max(2 * k, 2)
 
 
+@pytest.mark.parametrize("wrong", [(3, 3, -1), (0, 3, -1), (4, 3, 0), (4, -1, -2)])
+def test_a_rotation_that_can_not_be_is_refused(wrong: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match=r"power of two|no axis"):
+        Rotation(*wrong)
+
+
 def test_what_is_rotated_is_left_alone() -> None:
     x = np.ones((2, 4), np.float32)
     rotate(x, 4)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import npublas
+from npublas._hadamard import Rotation
 from npublas._symmetric import split_nibbles
 
 RNG = np.random.default_rng(5)
@@ -282,6 +283,21 @@ ONE = np.ones((1, 2), np.float32)
         ((np.ones((2, 2), np.int8), ONE * np.nan), ValueError, "finite and positive"),
         ((np.ones((2, 2), np.int8), ONE, 16), ValueError, "bits must be"),
         ((np.ones(2, np.int8), ONE), ValueError, "1 dimensions"),
+        (
+            (np.ones((2, 2), np.int8), ONE, 8, -1, None, Rotation(4, 3, -2)),
+            ValueError,
+            "K, which would be 4 long",
+        ),
+        (
+            (np.ones((2, 2), np.int8), ONE, 8, -1, None, Rotation(2, 2, -1)),
+            ValueError,
+            "axis=-1 can't have",
+        ),
+        (
+            (np.ones((2, 2), np.int8), ONE, 8, -1, None, None, np.ones(2, np.float32)),
+            ValueError,
+            r"activation_scales must be of shape \(1,\)",
+        ),
     ],
 )
 def test_integers_and_scales_from_elsewhere_are_checked(

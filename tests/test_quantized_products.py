@@ -247,6 +247,15 @@ def test_rows_with_nan_or_infinity_are_numpys_and_the_others_are_as_ever(
     np.testing.assert_array_equal(product[[1, 3, 4]], numpys[[1, 3, 4]])
 
 
+@pytest.mark.parametrize("rotated", [False, True])
+def test_rounding_on_the_way_raises_no_floating_point_errors(rotated: bool) -> None:
+    x = np.array([[1e-300, 1e-40, 1e-30, 1.0]])
+    with np.errstate(all="raise"):
+        q = npublas.quantize(x.T, rotate=rotated)
+        np.testing.assert_allclose(x @ q, 1, rtol=1e-2)
+        np.testing.assert_allclose(x @ q.with_largest_activation(2.0**-100), 0, atol=2.0**-98)
+
+
 def test_doubles_beyond_float32_are_multiplied_as_doubles() -> None:
     x, q = normal(2, 3, dtype=np.float64), npublas.quantize(np.eye(3))
     x[1, 1] = 1e200

@@ -128,7 +128,7 @@ def error_report(a: ArrayLike, b: ArrayLike, *, group_size: int | None = 64) -> 
             raise TypeError(f"{name} must be of real numbers, not {operand.dtype}")
         if operand.ndim < 2:
             raise ValueError(f"{name} must be a matrix or a stack of them")
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             if not np.isfinite(operand.astype(np.float32)).all():
                 raise ValueError(f"{name} must be finite in float32")
     if w.ndim == 2 and x.ndim > 2:

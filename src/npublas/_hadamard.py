@@ -45,6 +45,12 @@ class Rotation:
     length: int
     axis: int
 
+    def __post_init__(self) -> None:
+        if self.block < 1 or self.block & (self.block - 1):
+            raise ValueError(f"the block of a rotation must be a power of two, not {self.block}")
+        if self.axis not in (-1, -2) or self.length < 0:
+            raise ValueError(f"{self} is along no axis of a matrix")
+
     @property
     def padded(self) -> int:
         """The length of the axis after padding."""
@@ -91,6 +97,7 @@ def rotate(x: Float32s, block: int) -> Float32s:
         np.add(even, odd, out=new[..., : block // 2])
         np.subtract(even, odd, out=new[..., block // 2 :])
         old, new = new, old
-    old *= np.float32(block**-0.5)
+    with np.errstate(under="ignore"):
+        old *= np.float32(block**-0.5)
     rotated: Float32s = old.reshape(padded.shape)
     return rotated

@@ -47,7 +47,8 @@ def activations(
     Returns the lanes, and which rows have no integers since they are not finite in float32; those
     are zeros. `watch` is given the largest magnitude of each group.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # such rows are unusable
+    # What overflows makes its row unusable, and what underflows is rounded to zero anyway.
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         floats = x.astype(np.float32, copy=False)
         if block is not None:
             floats = rotate(floats, block)

@@ -146,7 +146,7 @@ def _as_float32(matrix: NDArray[Any]) -> Float32s:
         real = False
     if not real:
         raise TypeError(f"w must be of real numbers, not {matrix.dtype}")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         floats = matrix.astype(np.float32, copy=False)
     if not np.isfinite(floats).all():
         wrong = matrix[~np.isfinite(floats)][0]

@@ -25,7 +25,8 @@ __all__ = ["QuantizedMatrix"]
 class QuantizedMatrix:
     """A matrix of small integers with float32 scales, or a stack of them. It can't be changed.
 
-    Made by `quantize`; the constructor is for integers and scales that come from elsewhere.
+    Made by `quantize`; the constructor is for integers and scales that come from elsewhere, and
+    keeps the arrays that it is given.
     ``x @ q``, ``np.matmul(x, q)`` and ``npublas.matmul(x, q)`` multiply by it, with ``x`` rounded
     to int8 row by row; so do ``q @ x``, and ``q @ r`` with another one. The result is float32, or
     float64 if ``x`` is.
@@ -78,10 +79,13 @@ class QuantizedMatrix:
                 f"data must be within ±{q_max} for bits={self.bits}, not "
                 f"{data.min()} ... {data.max()}"
             )
-        if self.rotation and data.shape[self.rotation.axis] != self.rotation.padded:
+        if self.rotation and (
+            self.rotation.axis == self.axis
+            or data.shape[self.rotation.axis] != self.rotation.padded
+        ):
             raise ValueError(
-                f"data of shape {data.shape} can't have {self.rotation}: axis "
-                f"{self.rotation.axis} must be {self.rotation.padded} long"
+                f"data of shape {data.shape} with axis={self.axis} can't have {self.rotation}: it "
+                f"is along K, which would be {self.rotation.padded} long"
             )
         scales = _checked_scales("scales", self.scales, self._scales_shape())
         object.__setattr__(self, "data", _locked(data))

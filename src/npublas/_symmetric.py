@@ -58,7 +58,7 @@ def scales_for(maxima: Float32s, q_max: int) -> Float32s:
 
 def to_integers(x: Float32s, scales: Float32s, group_size: int | None, q_max: int) -> Int8s:
     """Round x to whole multiples of its scales, and clamp."""
-    with np.errstate(over="ignore"):  # clamped as well
+    with np.errstate(over="ignore", under="ignore"):  # clamped, and rounded to zero
         quotient = x / _each(scales, x.shape[-1], group_size)
     np.rint(quotient, out=quotient)
     np.clip(quotient, -q_max, q_max, out=quotient)
