@@ -96,8 +96,7 @@ py::tuple pack(const py::array& matrix, const std::string& coding_name, bool is_
                     .depth = matrix.shape(1 - lane_axis)};
   const bool is_split = packing.coding == Coding::split;
   const bool halves = is_split || packing.coding == Coding::half;
-  const std::int64_t size = surface_lanes * surface_depth *
-                            std::int64_t(bytes_of(halves ? Element::float16 : Element::int8));
+  const std::int64_t size = surface_lanes * surface_depth * (halves ? 2 : 1);
   // Not zero, so that the tests see what isn't written.
   auto surface = filled<std::uint8_t>(size, 0xaa);
   auto low = filled<std::uint8_t>(is_split ? size : 0, 0xaa);

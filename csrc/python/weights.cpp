@@ -16,6 +16,7 @@
 
 #include "bindings.hpp"
 #include "npublas/base/error.hpp"
+#include "npublas/base/integers.hpp"
 #include "npublas/base/mapped_file.hpp"
 
 namespace py = pybind11;
@@ -95,14 +96,15 @@ std::pair<std::shared_ptr<Weights>, bool> pack(const py::array& array, const std
     throw py::value_error("elements of another size than " + dtype + " has");
   const float* tile_scales = nullptr;
   if (scales) {
-    if (scales->size() != grid.batch * grid.depth_tiles() * grid.n ||
+    const std::int64_t depth = group != 0 ? group : grid.tile_depth;
+    if (scales->size() != grid.batch * ceil_div(grid.k, depth) * grid.n ||
         !(scales->flags() & py::array::c_style))
-      throw py::value_error("scales must be one for each depth tile and column");
+      throw py::value_error("scales must be one for each group and column");
     tile_scales = scales->data();
   }
   const py::gil_scoped_release release;
   const auto packed =
-      std::make_shared<const PackedWeights>(pack_weights(source, grid, tile_scales));
+      std::make_shared<const PackedWeights>(pack_weights(source, grid, tile_scales, group));
   return {std::make_shared<Weights>(grid, packed->bytes, packed->entries, packed), packed->exact};
 }
 

@@ -34,6 +34,7 @@ const Chip& rk3588() {
       .depth_step = 32,
       .column_step_int8 = 32,
       .column_step_float16 = 16,
+      .column_step_int4 = 64,
       // The height field of the hardware has 11 bits by its manual, and native A and C need
       // multiples of 4: the last one below 2048.
       .max_rows = 2044,

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <span>
 
+#include "npublas/base/on_chip.hpp"
 #include "npublas/device/own_thread.hpp"
 
 namespace npublas::device {
@@ -12,7 +13,24 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorKind::argument, message); }
 
-int bytes_per_element(Type type) { return type == Type::int8 ? 1 : 2; }
+/// What a type means for layouts and limits.
+struct Format {
+  const char* name;
+  std::uint32_t bits, sum_bytes;
+  std::uint32_t x, y, w;  // of native layout
+  int Chip::* column_step;
+  int Quirks::* max_depth;
+};
+
+const Format& format_of(Type type) {
+  static constexpr Format int8 = {
+      "int8", 8, 4, 16, 32, 4, &Chip::column_step_int8, &Quirks::max_depth_int8};
+  static constexpr Format float16 = {
+      "float16", 16, 4, 8, 16, 4, &Chip::column_step_float16, &Quirks::max_depth_float16};
+  static constexpr Format int4 = {
+      "int4", 4, 2, 32, 64, 8, &Chip::column_step_int4, &Quirks::max_depth_int4};
+  return type == Type::int8 ? int8 : type == Type::int4 ? int4 : float16;
+}
 
 // One matrix as native layout has it on the RK3588: its dimensions, and the bytes that they take.
 struct Surface {
@@ -29,15 +47,13 @@ struct Surfaces {
 Surfaces native_surfaces(Type type, const ContextShape& shape) {
   const auto [m, k, n] =
       std::array{std::uint32_t(shape.m), std::uint32_t(shape.k), std::uint32_t(shape.n)};
-  const std::uint32_t x = type == Type::int8 ? 16 : 8;
-  const std::uint32_t y = type == Type::int8 ? 32 : 16;
-  const std::uint32_t z = 32;
-  const std::uint32_t w = 4;
-  const std::uint64_t element = std::uint64_t(bytes_per_element(type));
+  const Format& format = format_of(type);
+  const auto [x, y, z, w] = std::array{format.x, format.y, std::uint32_t(32), format.w};
+  const auto bytes = [&](std::uint64_t elements) { return elements * format.bits / 8; };
   return {
-      .a = {{k / x, m, x, 0}, 3, element * m * k},
-      .b = {{n / y, k / z, y, z}, 4, element * k * n},
-      .c = {{n / w, m, w, 0}, 3, 4 * std::uint64_t(m) * n},
+      .a = {{k / x, m, x, 0}, 3, bytes(std::uint64_t(m) * k)},
+      .b = {{n / y, k / z, y, z}, 4, bytes(std::uint64_t(k) * n)},
+      .c = {{n / w, m, w, 0}, 3, std::uint64_t(format.sum_bytes) * m * n},
   };
 }
 
@@ -70,9 +86,12 @@ void compare(const char* matrix, const Surface& expected, const abi::TensorAttr&
 void validate(const Runtime& runtime, Type type, const ContextShape& shape, int core) {
   const Chip& chip = runtime.chip();
   const std::string what = std::string("a context for ") + name_of(type) + " " + to_string(shape);
-  const int columns = type == Type::int8 ? chip.column_step_int8 : chip.column_step_float16;
-  const int depth =
-      type == Type::int8 ? runtime.quirks().max_depth_int8 : runtime.quirks().max_depth_float16;
+  const int columns = chip.*format_of(type).column_step;
+  const int depth = runtime.quirks().*format_of(type).max_depth;
+  if (columns == 0) refuse(what + ": " + chip.name + " has no product of this type.");
+  if (depth == 0) {
+    refuse(what + ": runtime " + to_string(runtime.version()) + " has no product of this type.");
+  }
   if (shape.m <= 0 || shape.k <= 0 || shape.n <= 0) refuse(what + ": every side must be positive.");
   if (shape.m != 1 && shape.m % 4 != 0) {
     // The runtime works on surfaces of round_up(M, 4) rows, and reports M: it would read and write
@@ -95,6 +114,9 @@ void validate(const Runtime& runtime, Type type, const ContextShape& shape, int 
   if (shape.n > chip.max_columns) {
     refuse(what + ": N may be at most " + std::to_string(chip.max_columns) + ".");
   }
+  if (type == Type::int4 && !int4_is_one_task(shape.m, shape.k)) {
+    refuse(what + ": A must fit the chip at once.");
+  }
   if (core < 0 || core >= chip.cores) {
     refuse(what + ": core " + std::to_string(core) + " does not exist; " + chip.name + " has " +
            std::to_string(chip.cores) + ".");
@@ -103,7 +125,7 @@ void validate(const Runtime& runtime, Type type, const ContextShape& shape, int 
 
 }  // namespace
 
-const char* name_of(Type type) { return type == Type::int8 ? "int8" : "float16"; }
+const char* name_of(Type type) { return format_of(type).name; }
 
 std::string to_string(const ContextShape& shape) {
   return std::to_string(shape.m) + "x" + std::to_string(shape.k) + "x" + std::to_string(shape.n);

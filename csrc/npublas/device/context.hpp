@@ -13,7 +13,11 @@
 
 namespace npublas::device {
 
-enum class Type { float16 = abi::kFloat16Float16ToFloat32, int8 = abi::kInt8Int8ToInt32 };
+enum class Type {
+  float16 = abi::kFloat16Float16ToFloat32,
+  int8 = abi::kInt8Int8ToInt32,
+  int4 = abi::kInt4Int4ToInt16
+};
 const char* name_of(Type type);
 
 /// The shape of a context: A is m×k, B is k×n, all in elements.
@@ -55,7 +59,8 @@ class Memory {
 
 /// A matmul context: native B, quant type 0, IOMMU domain 0; native A and C.
 /// `shape.m` must be 1 or a multiple of 4 (at other heights the runtime reads and writes past the
-/// surfaces that it reports), k and n multiples of the chip's steps and within its limits.
+/// surfaces that it reports), k and n multiples of the chip's steps and within its limits; of int4,
+/// A must fit the chip at once (create dies where it would split it).
 class Context {
  public:
   /// Creates it on a short-lived thread of its own: create sets the calling thread's nice to -19.

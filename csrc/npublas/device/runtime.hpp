@@ -42,8 +42,9 @@ struct Chip {
   int depth_step;        ///< K must be a multiple of this, every type
   int column_step_int8;  ///< N must be a multiple of this
   int column_step_float16;
-  int max_rows;     ///< M per context
-  int max_columns;  ///< N per context
+  int column_step_int4;  ///< 0: it has no product of int4
+  int max_rows;          ///< M per context
+  int max_columns;       ///< N per context
 };
 /// The chip that a device tree's `compatible` names (strings separated by NUL), nullptr if unknown.
 const Chip* chip_from_device_tree(const std::string& compatible);
@@ -68,6 +69,7 @@ struct Functions {
 struct Quirks {
   int max_depth_int8 = 0;  ///< K that create accepts
   int max_depth_float16 = 0;
+  int max_depth_int4 = 0;           ///< 0: it has no such product
   bool serialise_with_run = false;  ///< driver before 0.9.8: no create/alloc/bind while a run is on
   bool unsupported = false;  ///< older than 1.6.0, loaded under NPUBLAS_UNSUPPORTED_RUNTIME=1
   bool untested = false;     ///< runtime or driver newer than what is known, or of no known version

@@ -81,19 +81,20 @@ Quirks quirks_of(const Version& version) {
   Quirks quirks;
   if (version == Version{}) {
     // No version at all: the smallest limits of the supported ones.
-    quirks.max_depth_int8 = quirks.max_depth_float16 = 8192;
+    quirks.max_depth_int8 = quirks.max_depth_float16 = quirks.max_depth_int4 = 8192;
     quirks.untested = true;
   } else if (version < kOldestRuntime) {
     // "4096" in its documentation is bytes: int8 4096 and float16 2048 are taken, 32 more are not.
+    // There is no int4 before 1.6.0.
     quirks.max_depth_int8 = 4096;
     quirks.max_depth_float16 = 2048;
     quirks.unsupported = true;
   } else if (version < Version{2, 0, 0}) {
     // 10240 is documented, and 10304 was the last one taken.
-    quirks.max_depth_int8 = quirks.max_depth_float16 = 10240;
+    quirks.max_depth_int8 = quirks.max_depth_float16 = quirks.max_depth_int4 = 10240;
   } else {
     // From 2.0 on a native B is cut into segments above this depth, and nobody knows where.
-    quirks.max_depth_int8 = quirks.max_depth_float16 = 8192;
+    quirks.max_depth_int8 = quirks.max_depth_float16 = quirks.max_depth_int4 = 8192;
     quirks.untested = version >= Version{2, 4, 0};
   }
   if (version != Version{} && version < Version{1, 5, 2}) {

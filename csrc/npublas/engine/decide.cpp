@@ -1,9 +1,12 @@
 // # Deciding
 // First what the settings and the types allow, then what pays, then what the device is trusted
 // with. A decision for the CPU that nobody had asked the NPU for is no fallback.
+#include <vector>
+
 #include "npublas/engine/engine.hpp"
 #include "npublas/engine/limits.hpp"
 #include "npublas/engine/trust.hpp"
+#include "npublas/math/int4.hpp"
 
 namespace npublas {
 namespace {
@@ -15,9 +18,26 @@ Decision cpu(Reason reason, bool fallback = false) {
 std::optional<Method> method_for(DType a, DType b, Precision precision, const Weights* weights) {
   if (!weights) return method_of(a, b, precision);
   const Method method = weights->grid().method;
+  if (method == Method::int4 && a == DType::int8) return method;
   const bool integers = method_of(a, weights->grid().dtype, precision) == Method::integers;
   if (method == Method::integers ? !integers : !is_float(a)) return std::nullopt;
   return method;
+}
+
+/// Products by weights of int4 can be multiplied as int8.
+bool is_off(Method method) {
+  return trust::is_off(element_of(method)) &&
+         (method != Method::int4 || trust::is_off(Element::int8));
+}
+
+/// The ways of a product by weights of int4 whose types are on.
+std::vector<Int4Way> ways_of(DType a, int a_limit) {
+  const int parts = int4_parts(a, a_limit);
+  std::vector<Int4Way> ways;
+  if (parts != 0 && !trust::is_off(Element::int4)) ways.push_back({Element::int4, parts});
+  // This one too if nothing is on, so that there is a plan to be shown.
+  if (ways.empty() || !trust::is_off(Element::int8)) ways.push_back({Element::int8, 1});
+  return ways;
 }
 
 std::optional<PackedTiles> tiles_of(const Weights* weights) {
@@ -28,12 +48,26 @@ std::optional<PackedTiles> tiles_of(const Weights* weights) {
 }  // namespace
 
 std::optional<Plan> plan_for(DType a, DType b, Precision precision, const Shape& shape,
-                             const Weights* weights, int cores) {
+                             const Weights* weights, int cores, int a_limit) {
   const auto method = method_for(a, b, precision, weights);
   if (!method || shape.flops() == 0) return std::nullopt;
-  PlanLimits limits = current_limits(element_of(*method));
-  if (cores != 0) limits.cores = cores;
-  return plan(shape, *method, limits, tiles_of(weights));
+  const auto plan_with = [&](Element element, const Int4Way& way) {
+    PlanLimits limits = current_limits(element);
+    if (cores != 0) limits.cores = cores;
+    return plan(shape, *method, limits, tiles_of(weights), way);
+  };
+  if (*method != Method::int4) return plan_with(element_of(*method), {});
+  std::optional<Plan> best;
+  double best_seconds = 0;
+  for (const Int4Way& way : ways_of(a, a_limit)) {
+    const auto planned = plan_with(way.element, way);
+    if (!planned) continue;
+    const double seconds = predict(*planned, a, DType::float32, true).npu_seconds;
+    if (best && seconds >= best_seconds) continue;
+    best = planned;
+    best_seconds = seconds;
+  }
+  return best;
 }
 
 Decision decide(const Settings& settings, DType a, DType b, DType out, const Shape& shape,
@@ -66,7 +100,7 @@ Decision decide(const Settings& settings, DType a, DType b, DType out, const Sha
   decision.reason = Reason::busy;
   if (!demanded && trust::busy()) return decision;
   decision.reason = Reason::type_off;
-  if (trust::is_off(element_of(*method))) return decision;
+  if (is_off(*method)) return decision;
   decision.reason = Reason::quarantined;
   if (trust::quarantined()) return decision;
   decision.on_npu = true;

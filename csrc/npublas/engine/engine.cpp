@@ -136,7 +136,7 @@ bool self_test(Engine& engine) {
   const auto trial = std::make_shared<Trial>();
   std::thread([trial, runtime = engine.runtime, cores = engine.options.cores]() mutable {
     std::array<exec::Verdict, kElements> verdicts;
-    for (const Element element : {Element::int8, Element::float16}) {
+    for (const Element element : kAllElements) {
       exec::Verdict& verdict = verdicts[std::size_t(element)];
       verdict = {.right = true, .flushes_subnormals = false};
       for (int core = 0; core < cores && verdict.right; ++core) {
@@ -185,6 +185,7 @@ Outcome outcome_of(const exec::Ending& ending) {
       return {.reason = Reason::subnormal};
     case exec::Ended::precision:
       return {.reason = Reason::precision_loss};
+    case exec::Ended::beyond:  // `run` has seen to it
     case exec::Ended::overflow:
       return {.reason = Reason::overflow};
   }
@@ -194,7 +195,7 @@ Outcome outcome_of(const exec::Ending& ending) {
 std::optional<Plan> plan_of(const Request& request, const Settings& settings, int cores = 0) {
   const Product& product = request.product;
   return plan_for(product.a_type, product.b_type, settings.precision, product.shape,
-                  request.weights.get(), cores);
+                  request.weights.get(), cores, request.a_limit);
 }
 
 /// Once on all cores; if a call fails, once more on one core with everything made anew.
@@ -202,7 +203,15 @@ Outcome run(Engine& engine, const Request& request, const Settings& settings, co
             Kept& kept) {
   const bool flushes = engine.verdicts[int(Element::float16)].flushes_subnormals;
   try {
-    return outcome_of(engine.executor->run(plan, request, flushes));
+    const exec::Ending ending = engine.executor->run(plan, request, flushes);
+    if (ending.ended != exec::Ended::beyond) return outcome_of(ending);
+    // Not the int4 that was promised: as int8, which takes all.
+    Request wider = request;
+    wider.a_limit = 127;
+    const auto as_int8 = plan_of(wider, settings);
+    if (!as_int8) return {.reason = Reason::window};
+    if (trust::is_off(as_int8->element)) return {.reason = Reason::type_off};
+    return outcome_of(engine.executor->run(*as_int8, wider, flushes));
   } catch (const Error& first) {
     if (engine.executor->stuck() || first.kind() == ErrorKind::file) throw;
     engine.executor->window().clear();
@@ -277,7 +286,8 @@ bool open_engine(const EngineOptions& options) {
       give_up(engine, because);
       throw Error(ErrorKind::unavailable, because);
     }
-    const auto& [first, second] = engine->verdicts;
+    // Without int4 there is still an NPU: older runtimes and other chips have none.
+    const auto& [first, second, third] = engine->verdicts;
     if (!first.right && !second.right && !first.wrong && !second.wrong)
       throw Error(ErrorKind::device, first.problem);  // nothing works, and nothing was wrong
     engine->executor = std::make_unique<exec::Executor>(
@@ -286,10 +296,11 @@ bool open_engine(const EngineOptions& options) {
         engine->options.cores, options.run_patience);
 
     trust::reset();
-    for (const Element element : {Element::int8, Element::float16})
+    for (const Element element : kAllElements)
       if (!engine->verdicts[std::size_t(element)].right) trust::turn_off(element);
     const device::Quirks& quirks = engine->runtime->quirks();
-    const int depths[kElements] = {quirks.max_depth_int8, quirks.max_depth_float16};
+    const int depths[kElements] = {quirks.max_depth_int8, quirks.max_depth_float16,
+                                   quirks.max_depth_int4};
     set_limits(
         {.max_rows = engine->runtime->chip().max_rows,
          .max_columns = engine->runtime->chip().max_columns,

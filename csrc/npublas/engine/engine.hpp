@@ -96,8 +96,9 @@ struct EngineStatus {
 EngineStatus engine_status();
 
 /// The plan that `multiply` would run with the open engine's limits (or RK3588's, if it is closed);
-/// `cores`, if not 0, instead of all.
+/// `cores`, if not 0, instead of all. By weights of int4 there are several, of which this is the
+/// one that is predicted to be the fastest; `a_limit` as in `Request`.
 std::optional<Plan> plan_for(DType a, DType b, Precision precision, const Shape& shape,
-                             const Weights* weights = nullptr, int cores = 0);
+                             const Weights* weights = nullptr, int cores = 0, int a_limit = 127);
 
 }  // namespace npublas

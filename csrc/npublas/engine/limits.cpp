@@ -7,7 +7,8 @@ namespace {
 
 constexpr PlanLimits kDefaults;
 std::atomic<std::int64_t> rows{kDefaults.max_rows}, columns{kDefaults.max_columns};
-std::atomic<std::int64_t> depth[kElements] = {kDefaults.max_depth, kDefaults.max_depth};
+std::atomic<std::int64_t> depth[kElements] = {kDefaults.max_depth, kDefaults.max_depth,
+                                              kDefaults.max_depth};
 std::atomic<std::size_t> window{kDefaults.window_bytes}, pinned{0};
 std::atomic<int> cores{kDefaults.cores};
 
@@ -34,7 +35,8 @@ void set_limits(const PlanLimits& limits, const int (&depths)[kElements]) noexce
 void note_pinned(std::size_t bytes) noexcept { pinned = bytes; }
 
 void reset_limits() noexcept {
-  constexpr int depths[kElements] = {int(kDefaults.max_depth), int(kDefaults.max_depth)};
+  constexpr int most = int(kDefaults.max_depth);
+  constexpr int depths[kElements] = {most, most, most};
   set_limits(kDefaults, depths);
 }
 

@@ -7,6 +7,7 @@
 
 #include "npublas/math/accuracy.hpp"
 #include "npublas/math/check.hpp"
+#include "npublas/math/int4.hpp"
 #include "npublas/math/pack.hpp"
 #include "npublas/math/unpack.hpp"
 
@@ -70,11 +71,15 @@ class Computation {
     b_notes_.resize(plan_.tile_columns);
     offsets_.resize(std::size_t(plan_.tile_rows));
     column_offsets_.resize(std::size_t(plan_.tile_columns));
+    if (plan_.element == Element::int4) {
+      bytes_.resize(std::size_t(plan_.tile_rows * plan_.surface_depth()));
+      whole_sums_.resize(std::size_t(plan_.tile_rows * plan_.tile_columns));
+    }
     // Quantised sums of several tiles are added in double, so that it doesn't matter who adds them.
-    const bool in_place =
-        product_.out == DType::float64 ||
-        (product_.out == DType::float32 && (method_ != Method::int8 || plan_.depth_tiles() == 1));
-    if (method_ != Method::integers && (!request_.epilogue.is_plain() || !in_place))
+    const bool in_place = product_.out == DType::float64 ||
+                          (product_.out == DType::float32 &&
+                           (!is_quantized(method_) || plan_.depth_tiles() == 1));
+    if (is_float(product_.out) && (!request_.epilogue.is_plain() || !in_place))
       sums_.resize(std::size_t(block.rows * block.columns) * sum_bytes());
   }
 
@@ -95,7 +100,7 @@ class Computation {
 
  private:
   std::size_t sum_bytes() const {
-    return product_.out == DType::float64 || method_ == Method::int8 ? 8 : 4;
+    return product_.out == DType::float64 || is_quantized(method_) ? 8 : 4;
   }
 
   /// Unsigned operands are packed less 128 where all bits of the sums count, and undone afterwards.
@@ -116,6 +121,13 @@ class Computation {
           return {
               .coding = Coding::quantized, .limit = request_.a_limit, .scale = request_.a_scale};
         return {.coding = Coding::quantized};
+      case Method::int4:  // of A, as B is packed already: the same however it is multiplied
+        if (!is_float(dtype)) return {.coding = Coding::bytes};
+        return {.coding = Coding::quantized,
+                .limit = request_.a_limit <= kInt4WeightMax
+                             ? request_.a_limit
+                             : std::min(request_.a_limit, kTwoPartsMax),
+                .scale = request_.a_scale};
     }
     return {.coding = Coding::bytes};
   }
@@ -168,10 +180,18 @@ class Computation {
       job_.end(Ended::subnormal);
       return false;
     }
-    weight_.emplace(weight(Part::high, grid.surface_bytes(), [&](std::byte* to) {
-      std::memcpy(to, tile.high, grid.surface_bytes());
-    }));
+    const bool unpacks = grid.method == Method::int4 && plan_.element == Element::int8;
+    weight_.reset();  // the plan has room for one tile of each kind
     weight_cross_.reset();
+    weight_.emplace(weight(
+        unpacks ? Part::unpacked : Part::high, bench_.context->b_bytes(), [&](std::byte* to) {
+          if (unpacks)
+            bytes_of_b(reinterpret_cast<const std::uint8_t*>(tile.high), plan_.surface_depth(),
+                       plan_.tile_columns, reinterpret_cast<std::int8_t*>(to));
+          else
+            std::memcpy(to, tile.high, grid.surface_bytes());
+          if (!unpacks) certify(tile);
+        }));
     b_ = &**weight_;
     b_zero_ = tile.zero;
     b_low_zero_ = tile.low == nullptr;
@@ -183,6 +203,18 @@ class Computation {
     weight_low_ = tile.low;
     weight_high_ = tile.high;
     return true;
+  }
+
+  /// Sums of int4 must fit int16, whatever wrote the file.
+  void certify(const WeightTile& tile) const {
+    if (plan_.element != Element::int4 ||
+        plan_.surface_depth() <= certified_depth(kInt4Max, kInt4Max))
+      return;
+    const int largest = largest_nibble(reinterpret_cast<const std::uint8_t*>(tile.high),
+                                       plan_.surface_depth(), plan_.tile_columns);
+    if (largest > kInt4WeightMax)
+      throw Error(ErrorKind::file,
+                  "a tile of int4 weights has -8, which tiles of this depth can't");
   }
 
   template <typename Fill>
@@ -231,6 +263,7 @@ class Computation {
   bool pack_a_tile(std::int64_t k, std::int64_t row) {
     const std::size_t bytes = bench_.context->a_bytes();
     device::Memory& a = *bench_.a;
+    const bool nibbles = plan_.element == Element::int4;
     Packed packed;
     {
       const Timed timed(work_.pack_nanoseconds);
@@ -243,10 +276,18 @@ class Computation {
                        .lanes = rows_,
                        .depth = depth_},
                       packing_of(product_.a_type, true), plan_.tile_rows, plan_.surface_depth(),
-                      a.data(), method_ == Method::float32 ? a.data() + bytes : nullptr,
-                      a_notes_.to_fill());
+                      nibbles ? static_cast<void*>(bytes_.data()) : a.data(),
+                      method_ == Method::float32 ? a.data() + bytes : nullptr, a_notes_.to_fill());
     }
     if (!acceptable(packed)) return false;
+    if (nibbles) {
+      const Timed timed(work_.pack_nanoseconds);
+      if (!nibbles_of_a(bytes_.data(), plan_.tile_rows, plan_.surface_depth(), plan_.parts,
+                        plan_.surface_rows(), reinterpret_cast<std::uint8_t*>(a.data()))) {
+        job_.end(Ended::beyond);
+        return false;
+      }
+    }
     a_zero_ = packed.zero;
     a_low_zero_ = packed.low_zero;
     if (!a_low_zero_ && b_low_zero_ && method_ == Method::float32) {
@@ -303,12 +344,27 @@ class Computation {
   }
 
   Unpacked unpack_tile(bool accumulate, const Target& target) {
-    const void* const c = bench_.c->data();
-    switch (method_) {
+    const void* c = bench_.c->data();
+    bool zero = false;
+    if (plan_.element == Element::int4) {
+      zero = !sums_of_parts(static_cast<const std::int16_t*>(c), plan_.surface_rows(), plan_.parts,
+                            plan_.tile_rows, plan_.tile_columns, whole_sums_.data());
+      c = whole_sums_.data();
+    }
+    Unpacked unpacked = unpack_sums(c, accumulate, target);
+    // Sums of two parts may cancel, and only those of the device tell whether it has failed.
+    if (plan_.element == Element::int4) unpacked.main_zero = zero;
+    return unpacked;
+  }
+
+  Unpacked unpack_sums(const void* c, bool accumulate, const Target& target) {
+    const bool whole = !is_float(product_.out);
+    switch (whole ? Method::integers : method_) {
       case Method::integers:
         return unpack_integers(static_cast<const std::int32_t*>(c), plan_.tile_rows, row_offsets(),
                                column_offsets(), accumulate, target);
       case Method::int8:
+      case Method::int4:
         return unpack_quantized(static_cast<const std::int32_t*>(c), plan_.tile_rows,
                                 a_notes_.scales.data(), b_scales_, accumulate, target);
       default:
@@ -439,6 +495,9 @@ class Computation {
   std::int64_t tile_ = 0;  // of the weights
   std::optional<Window::Loan<device::Memory>> weight_, weight_cross_;
   const std::byte *weight_low_ = nullptr, *weight_high_ = nullptr;
+
+  std::vector<std::int8_t> bytes_;        // of A, before they become nibbles
+  std::vector<std::int32_t> whole_sums_;  // of its parts
 
   std::vector<std::byte> sums_;  // where they aren't kept in C
   Accuracy accuracy_;

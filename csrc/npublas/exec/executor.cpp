@@ -15,7 +15,9 @@ namespace npublas::exec {
 namespace {
 
 device::Type type_of(Element element) {
-  return element == Element::int8 ? device::Type::int8 : device::Type::float16;
+  constexpr device::Type types[kElements] = {device::Type::int8, device::Type::float16,
+                                             device::Type::int4};
+  return types[int(element)];
 }
 
 }  // namespace
@@ -119,7 +121,8 @@ Bench Executor::borrow(const Plan& plan, bool weights, int core) {
   const device::Type type = type_of(plan.element);
   const int depth = int(plan.surface_depth());
   const bool split = plan.method == Method::float32;
-  auto context = window_->context(type, {int(plan.tile_rows), depth, int(plan.tile_columns)}, core);
+  auto context =
+      window_->context(type, {int(plan.surface_rows()), depth, int(plan.tile_columns)}, core);
   auto a = window_->memory(context->a_bytes() * (split ? 2 : 1));
   auto c = window_->memory(context->c_bytes());
   Bench bench{std::move(context), std::move(a), std::move(c), {}, {}, {}, {}, {}};

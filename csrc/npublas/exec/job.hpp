@@ -26,6 +26,7 @@ enum class Ended {
   not_finite,  ///< NaN or infinity in an operand: what the NPU makes of them is unknown
   subnormal,   ///< a float16 operand has values that this device flushes to zero
   precision,   ///< magnitudes too far apart for the accuracy of float32
+  beyond,      ///< an int8 A has larger numbers than was promised
   overflow,    ///< a sum left the range of float32
 };
 

@@ -1,11 +1,13 @@
 #include "npublas/exec/selftest.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
 #include "npublas/base/half.hpp"
+#include "npublas/math/int4.hpp"
 #include "npublas/math/layout.hpp"
 
 namespace npublas::exec {
@@ -15,107 +17,138 @@ namespace {
 // to 128 rows is one task, and from 132 on it is several.
 constexpr int kDeepBytes = 1024;
 constexpr std::array<int, 4> kHeights = {1, 4, 128, 132};
-constexpr int kColumns = 32;
+/// Of int4, what fits one task at 132 rows, which is all that it may have.
+constexpr int depth_of(Element element) {
+  return element == Element::int4 ? 512 : kDeepBytes / int(bytes_of(element, 1));
+}
 
-// Small integers in no simple pattern: exact in both types, and so are all sums of them.
+// Small integers in no simple pattern: exact in all types, and so are all sums of them.
 int a_value(int row, int depth) { return (row * 7 + depth * 3 + row * depth) % 15 - 7; }
 int b_value(int depth, int column) {
   return (depth * 5 + column * 11 + depth / 7 * column) % 13 - 6;
 }
 
-template <typename T>
-T encode(int value);
-template <>
-std::int8_t encode(int value) {
-  return std::int8_t(value);
-}
-template <>
-std::uint16_t encode(int value) {
-  return float_to_half(float(value));
+/// Writes an element of a surface of A or B that was cleared before.
+void put(Element element, std::byte* surface, std::size_t index, float value) {
+  if (element == Element::int4) {
+    surface[index / 2] |= std::byte((int(value) & 15) << (index % 2 * 4));
+  } else if (element == Element::int8) {
+    surface[index] = std::byte(std::int8_t(value));
+  } else {
+    const std::uint16_t half = float_to_half(value);
+    std::memcpy(surface + index * sizeof half, &half, sizeof half);
+  }
 }
 
-/// Multiplies surfaces that `a` and `b` (functions of an index pair) fill; returns C's surface.
-template <typename T, typename A, typename B>
+template <typename T>
+double read(const std::byte* surface, std::size_t index) {
+  T value;
+  std::memcpy(&value, surface + index * sizeof value, sizeof value);
+  return value;
+}
+
+/// An element of a surface of C.
+double get(Element element, const std::byte* surface, std::size_t index) {
+  if (element == Element::int4) return read<std::int16_t>(surface, index);
+  if (element == Element::int8) return read<std::int32_t>(surface, index);
+  return read<float>(surface, index);
+}
+
+device::Type type_of(Element element) {
+  if (element == Element::int4) return device::Type::int4;
+  return element == Element::int8 ? device::Type::int8 : device::Type::float16;
+}
+
+/// Multiplies surfaces that `a` and `b` (functions of an index pair) fill; returns C.
+template <typename A, typename B>
 std::vector<double> multiply(const std::shared_ptr<device::Runtime>& runtime, Element element,
                              const device::ContextShape& shape, int core, A a, B b) {
-  device::Context context(
-      runtime, element == Element::int8 ? device::Type::int8 : device::Type::float16, shape, core);
+  device::Context context(runtime, type_of(element), shape, core);
   device::Memory memory_a(runtime, context.a_bytes());
   device::Memory memory_b(runtime, context.b_bytes());
   device::Memory memory_c(runtime, context.c_bytes());
-  T* const to_a = reinterpret_cast<T*>(memory_a.data());
-  T* const to_b = reinterpret_cast<T*>(memory_b.data());
+  std::fill_n(memory_a.data(), context.a_bytes(), std::byte(0));
+  std::fill_n(memory_b.data(), context.b_bytes(), std::byte(0));
   for (int m = 0; m < shape.m; ++m)
-    for (int k = 0; k < shape.k; ++k) to_a[layout::a_at(element, m, k, shape.m)] = a(m, k);
+    for (int k = 0; k < shape.k; ++k)
+      put(element, memory_a.data(), layout::a_at(element, m, k, shape.m), float(a(m, k)));
   for (int k = 0; k < shape.k; ++k)
-    for (int n = 0; n < shape.n; ++n) to_b[layout::b_at(element, k, n, shape.k)] = b(k, n);
+    for (int n = 0; n < shape.n; ++n)
+      put(element, memory_b.data(), layout::b_at(element, k, n, shape.k), float(b(k, n)));
   memory_a.to_device(&context);
   memory_b.to_device(&context);
   context.bind(memory_a, memory_b, memory_c);
   context.run();
   memory_c.from_device(&context);
   std::vector<double> result(std::size_t(shape.m) * std::size_t(shape.n));
-  for (int m = 0; m < shape.m; ++m) {
-    for (int n = 0; n < shape.n; ++n) {
-      const std::byte* const at = memory_c.data() + 4 * layout::c_at(m, n, shape.m);
-      if (element == Element::int8) {
-        std::int32_t value;
-        std::memcpy(&value, at, sizeof value);
-        result[std::size_t(m * shape.n + n)] = value;
-      } else {
-        float value;
-        std::memcpy(&value, at, sizeof value);
-        result[std::size_t(m * shape.n + n)] = value;
-      }
-    }
-  }
+  for (int m = 0; m < shape.m; ++m)
+    for (int n = 0; n < shape.n; ++n)
+      result[std::size_t(m * shape.n + n)] =
+          get(element, memory_c.data(), layout::c_at(element, m, n, shape.m));
   return result;
 }
 
 /// The answer for the tallest product; a lower one has its first rows.
-std::vector<int> known_answer(int depth) {
+std::vector<int> known_answer(int depth, int columns) {
   const int rows = kHeights.back();
-  std::vector<int> b(std::size_t(depth * kColumns)), sums(std::size_t(rows * kColumns), 0);
+  std::vector<int> b(std::size_t(depth * columns)), sums(std::size_t(rows * columns), 0);
   for (int k = 0; k < depth; ++k)
-    for (int n = 0; n < kColumns; ++n) b[std::size_t(k * kColumns + n)] = b_value(k, n);
+    for (int n = 0; n < columns; ++n) b[std::size_t(k * columns + n)] = b_value(k, n);
   for (int m = 0; m < rows; ++m) {
     for (int k = 0; k < depth; ++k) {
       const int a = a_value(m, k);
-      for (int n = 0; n < kColumns; ++n)
-        sums[std::size_t(m * kColumns + n)] += a * b[std::size_t(k * kColumns + n)];
+      for (int n = 0; n < columns; ++n)
+        sums[std::size_t(m * columns + n)] += a * b[std::size_t(k * columns + n)];
     }
   }
   return sums;
 }
 
-template <typename T>
+Verdict wrong_answer(Element element, const device::ContextShape& shape, int core, std::size_t at,
+                     double expected, double got) {
+  return {.wrong = true,
+          .problem = "the known answer to a " + to_string(shape) + " " + name_of(element) +
+                     " product on core " + std::to_string(core) + " is " +
+                     std::to_string(int(expected)) + " at row " +
+                     std::to_string(int(at) / shape.n) + ", column " +
+                     std::to_string(int(at) % shape.n) + ", and the NPU says " +
+                     std::to_string(got) + ". This runtime can't be trusted with the type."};
+}
+
 Verdict test(const std::shared_ptr<device::Runtime>& runtime, Element element, int core) {
-  constexpr int depth = kDeepBytes / int(sizeof(T));
-  static const std::vector<int> expected = known_answer(depth);
+  static const std::array<std::vector<int>, kElements> answers = {
+      known_answer(depth_of(Element::int8), int(column_step(Element::int8))),
+      known_answer(depth_of(Element::float16), int(column_step(Element::float16))),
+      known_answer(depth_of(Element::int4), int(column_step(Element::int4)))};
+  const std::vector<int>& expected = answers[std::size_t(element)];
   for (const int height : kHeights) {
-    const device::ContextShape shape{height, depth, kColumns};
-    const auto got = multiply<T>(
-        runtime, element, shape, core, [](int m, int k) { return encode<T>(a_value(m, k)); },
-        [](int k, int n) { return encode<T>(b_value(k, n)); });
-    for (std::size_t i = 0; i < got.size(); ++i) {
-      if (got[i] == expected[i]) continue;
-      return {.wrong = true,
-              .problem = "the known answer to a " + to_string(shape) + " " + name_of(element) +
-                         " product on core " + std::to_string(core) + " is " +
-                         std::to_string(expected[i]) + " at row " + std::to_string(i / kColumns) +
-                         ", column " + std::to_string(i % kColumns) + ", and the NPU says " +
-                         std::to_string(got[i]) + ". This runtime can't be trusted with the type."};
-    }
+    const device::ContextShape shape{height, depth_of(element), int(column_step(element))};
+    const auto got = multiply(runtime, element, shape, core, a_value, b_value);
+    for (std::size_t i = 0; i < got.size(); ++i)
+      if (got[i] != expected[i]) return wrong_answer(element, shape, core, i, expected[i], got[i]);
+  }
+  return {.right = true};
+}
+
+/// The largest sums that int16 is asked to hold, of both signs.
+Verdict test_extremes(const std::shared_ptr<device::Runtime>& runtime, int core) {
+  constexpr int depth = int(certified_depth(kInt4Max, kInt4Max));
+  const device::ContextShape shape{4, depth, int(column_step(Element::int4))};
+  const auto b = [](int, int n) { return n % 2 == 0 ? -8 : 7; };
+  const auto got = multiply(runtime, Element::int4, shape, core, [](int, int) { return -8; }, b);
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const double expected = -8.0 * b(0, int(i)) * depth;
+    if (got[i] != expected) return wrong_answer(Element::int4, shape, core, i, expected, got[i]);
   }
   return {.right = true};
 }
 
 /// One subnormal, 2^-20, times 2^15: 2^-5 if the device keeps it, 0 if it flushes it.
 bool flushes_subnormals(const std::shared_ptr<device::Runtime>& runtime, int core) {
-  const auto got = multiply<std::uint16_t>(
+  const auto got = multiply(
       runtime, Element::float16, {4, 32, 32}, core,
-      [](int, int k) { return float_to_half(k == 0 ? 0x1p-20f : 0.0f); },
-      [](int k, int) { return float_to_half(k == 0 ? 0x1p15f : 0.0f); });
+      [](int, int k) { return k == 0 ? 0x1p-20f : 0.0f; },
+      [](int k, int) { return k == 0 ? 0x1p15f : 0.0f; });
   for (const double value : got)
     if (value != 0x1p-5) return true;
   return false;
@@ -125,9 +158,10 @@ bool flushes_subnormals(const std::shared_ptr<device::Runtime>& runtime, int cor
 
 Verdict self_test(const std::shared_ptr<device::Runtime>& runtime, Element element, int core) {
   try {
-    if (element == Element::int8) return test<std::int8_t>(runtime, element, core);
-    Verdict verdict = test<std::uint16_t>(runtime, element, core);
-    if (verdict.right) verdict.flushes_subnormals = flushes_subnormals(runtime, core);
+    Verdict verdict = test(runtime, element, core);
+    if (verdict.right && element == Element::int4) verdict = test_extremes(runtime, core);
+    if (verdict.right && element == Element::float16)
+      verdict.flushes_subnormals = flushes_subnormals(runtime, core);
     return verdict;
   } catch (const std::exception& error) {
     return {.problem = error.what()};

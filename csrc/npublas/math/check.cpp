@@ -17,6 +17,10 @@ struct Surface {
 
   double at(std::size_t index) const {
     if (element == Element::int8) return static_cast<const std::int8_t*>(data)[index];
+    if (element == Element::int4) {
+      const int nibble = static_cast<const std::uint8_t*>(data)[index / 2] >> (index % 2 * 4) & 15;
+      return (nibble ^ 8) - 8;
+    }
     const std::uint16_t half = static_cast<const std::uint16_t*>(data)[index];
     return flushes_subnormals && (half & 0x7c00u) == 0 ? 0.0 : double(half_to_float(half));
   }
@@ -33,7 +37,7 @@ bool product_is_zero(const void* a, const void* b, Element element, std::int64_t
   std::minstd_rand random(0x5eed);
   std::uniform_int_distribution<int> weight(1, 1 << bits);
   const double roundings = double(depth) / 32 + 2;
-  const double tolerance = element == Element::int8 ? 0.0 : std::ldexp(roundings, -24);
+  const double tolerance = element != Element::float16 ? 0.0 : std::ldexp(roundings, -24);
   for (int round = 0; round < (bits == 14 ? 3 : 2); ++round) {
     std::vector<double> sums(std::size_t(depth), 0.0), sizes(std::size_t(depth), 0.0);
     for (std::int64_t n = 0; n < columns; ++n) {

@@ -9,7 +9,7 @@ namespace npublas {
 namespace {
 
 // Published single-core peaks at 1 GHz, and the best share of them that anybody has shown.
-constexpr double kMacsPerSecond[kElements] = {1.024e12, 0.512e12};  // int8, float16
+constexpr double kMacsPerSecond[kElements] = {1.024e12, 0.512e12, 2.048e12};  // int8, float16, int4
 constexpr double kEfficiency = 0.88;
 constexpr double kOnChipBytes = 320.0 * 1024;
 // The pessimistic column of the model: a first, untuned implementation on a default board.
@@ -45,15 +45,18 @@ Prediction predict(const Plan& plan, DType in, DType out, bool b_is_packed) {
   const double k = double(plan.shape.k), n = double(plan.shape.n);
   // The float32 method runs once over K and once over 2K, on surfaces of two parts.
   const bool split = plan.method == Method::float32;
-  const double element = double(bytes_of(plan.element)) * (split ? 1.5 : 1);
+  const bool nibbles = plan.element == Element::int4;
+  const double parts = plan.parts;
+  const double element = double(bytes_of(plan.element, 2)) / 2 * (split ? 1.5 : 1);
+  const double sum = double(bytes_of_sum(plan.element));
   const double tiles = double(plan.depth_tiles()), runs = double(plan.runs());
 
-  const double rows = double(plan.tile_rows), columns = double(plan.tile_columns);
+  const double rows = double(plan.surface_rows()), columns = double(plan.tile_columns);
   const double depth = double(plan.surface_depth());
   const double resident = std::max(1.0, std::floor(kOnChipBytes / (depth * element)));
   const double streamed = std::min(depth * columns * std::ceil(rows / resident) + rows * depth,
                                    rows * depth * std::ceil(columns / resident) + depth * columns);
-  const double npu_bytes = runs * (streamed * element + 4 * rows * columns);
+  const double npu_bytes = runs * (streamed * element + sum * rows * columns);
   const double macs = runs * (split ? 1.5 : 1) * rows * depth * columns;
   const double device =
       std::ceil(runs / plan.cores) * kPerRun +
@@ -63,9 +66,11 @@ Prediction predict(const Plan& plan, DType in, DType out, bool b_is_packed) {
   const double source = source_bytes(in);
   const double times_a = double(ceil_div(plan.shape.n, plan.block_columns));
   const double times_b = b_is_packed ? 0 : double(ceil_div(plan.shape.m, plan.block_rows));
+  // Parts are made from bytes, and their sums become int32, each in a pass of its own.
+  const double packed = nibbles ? 1 + parts * element : (split ? 2 : 1) * element;
+  const double unpacked = nibbles ? parts * sum + 8 : 4 * (split ? 3 : 2);
   const double host_bytes =
-      batch * ((source + (split ? 2 : 1) * element) * (m * k * times_a + k * n * times_b) +
-               4 * m * n * (split ? 3 : 2) * tiles);
+      batch * ((source + packed) * (m * k * times_a + k * n * times_b) + unpacked * m * n * tiles);
   const double host = host_bytes / (kPackBytesPerSecond * plan.cores);
 
   const double cpu_bytes = batch * (source * (m * k + k * n) + source_bytes(out) * m * n);

@@ -17,7 +17,7 @@ struct Prediction {
 /// The model:
 ///   npu = t_system + max(device, host) + min(device, host)            packing and running in turn
 ///   device = runs/cores · t_run + slack · max(MACs / (cores · rate · eta), bytes / bandwidth)
-///   bytes  = per run, the streamed operand once per on-chip tile, the resident one, and 4·M·N of C
+///   bytes  = per run, the streamed operand once per on-chip tile, the resident one, and C
 ///   host   = packed and unpacked bytes / (cores · packing rate of a thread)
 ///   cpu    = max(2·M·K·N / flops, bytes of A, B, C / bandwidth)
 /// `b_is_packed`: it costs the host nothing.

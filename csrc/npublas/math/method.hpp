@@ -1,5 +1,6 @@
 // # Methods
-// The ways in which the NPU, which multiplies int8 and float16, computes a product of other types.
+// The ways in which the NPU, which multiplies int8, float16 and int4, computes a product of other
+// types.
 #pragma once
 
 #include <cstdint>
@@ -18,16 +19,24 @@ enum class Method : std::uint8_t {
   float16,   ///< floats, rounded to float16: one product
   float32,   ///< floats in two float16 parts each: up to three products
   int8,      ///< floats, quantised to int8 with a scale for each lane and K tile
+  int4,      ///< floats or int8 by weights of int4, whose columns have scales; B is packed before
 };
-inline constexpr int kMethods = 4;
+inline constexpr int kMethods = 5;
 
 constexpr const char* name_of(Method method) {
-  constexpr const char* names[kMethods] = {"integers", "float16", "float32", "int8"};
+  constexpr const char* names[kMethods] = {"integers", "float16", "float32", "int8", "int4"};
   return names[int(method)];
 }
 
+/// What the weights of a method are kept as; with int4 they may be multiplied as int8 (plan.hpp).
 constexpr Element element_of(Method method) {
+  if (method == Method::int4) return Element::int4;
   return method == Method::integers || method == Method::int8 ? Element::int8 : Element::float16;
+}
+
+/// True if floats are rounded to integers.
+constexpr bool is_quantized(Method method) {
+  return method == Method::int8 || method == Method::int4;
 }
 
 /// How a product of these operands is computed; nothing if the NPU has no way.

@@ -40,16 +40,18 @@ struct Block {
 struct Plan {
   Shape shape;
   Method method;
-  Element element;            ///< of the method
+  Element element;            ///< that is multiplied
+  int parts;                  ///< of A in one run, one below the other: two of some int4 products
   int cores;                  ///< that have something to do
-  std::int64_t tile_rows;     ///< of a context: 1 or a multiple of 4
+  std::int64_t tile_rows;     ///< of the operands; a context has `surface_rows()`
   std::int64_t tile_depth;    ///< of the operands; a context has the next multiple of 32
-  std::int64_t tile_columns;  ///< a multiple of 32
+  std::int64_t tile_columns;  ///< a multiple of 32 (int4: 64)
   std::int64_t block_rows;    ///< of the result; the last block may have fewer
   std::int64_t block_columns;
 
   std::int64_t blocks() const;
   Block block(std::int64_t index) const;  ///< columns outermost within a product of the stack
+  std::int64_t surface_rows() const;      ///< of a context: 1 or a multiple of 4
   std::int64_t surface_depth() const;
   std::int64_t depth_tiles() const;
   std::int64_t runs() const;           ///< calls of the runtime in all, at most
@@ -61,6 +63,12 @@ struct PackedTiles {
   std::int64_t depth, columns;
 };
 
+/// How the method `int4` runs. Its K tiles, and so its results, are the same in each way.
+struct Int4Way {
+  Element element;  ///< int4, or int8: the weights are unpacked into the window
+  int parts;        ///< int4: of A, 1 or 2
+};
+
 /// The K tile of a product: the runtime's limit permitting, a function of K, N and the method
 /// alone, which is a function of the types.
 std::int64_t depth_of_tiles(std::int64_t k, std::int64_t n, Method method, std::int64_t max_depth);
@@ -68,12 +76,13 @@ std::int64_t depth_of_tiles(std::int64_t k, std::int64_t n, Method method, std::
 /// Cuts `shape` (no dimension 0) within `limits`. Every (batch, m, n) lies in exactly one block and
 /// every k in exactly one depth tile. Uses fewer cores rather than more memory than the window;
 /// nothing if not even one tile fits it.
-/// `packed`: B comes in these tiles; otherwise they are chosen.
+/// `packed`: B comes in these tiles; otherwise they are chosen. `way`: for the method `int4`.
 std::optional<Plan> plan(const Shape& shape, Method method, const PlanLimits& limits,
-                         const std::optional<PackedTiles>& packed = std::nullopt);
+                         const std::optional<PackedTiles>& packed = std::nullopt,
+                         const Int4Way& way = {Element::int4, 2});
 
 /// The width of the tiles of a B that is packed before M, the window and the cores are known.
-std::int64_t columns_of_weights(std::int64_t batch, std::int64_t n);
+std::int64_t columns_of_weights(std::int64_t batch, std::int64_t n, Method method);
 
 /// Rounds a number of rows up to one that contexts are made for, so that few contexts serve many
 /// shapes: 1, or a multiple of 4 (the only heights at which native surfaces are right everywhere).

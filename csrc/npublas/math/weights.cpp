@@ -10,6 +10,7 @@
 #include "npublas/base/error.hpp"
 #include "npublas/base/half.hpp"
 #include "npublas/base/integers.hpp"
+#include "npublas/math/int4.hpp"
 #include "npublas/math/plan.hpp"
 
 namespace npublas {
@@ -28,13 +29,14 @@ static_assert(sizeof(LaneLoss) == 24, "LaneLoss is part of the file format");
 
 /// The cross terms of a product of split operands are one product of twice the depth.
 std::int64_t deepest(Method method) {
+  if (method == Method::int4) return certified_depth(kInt4Max, kInt4WeightMax);
   return method == Method::float32 ? kMaxDepth / 2 : kMaxDepth;
 }
 
 void check(const WeightsGrid& grid) {
   const bool integer = grid.dtype == DType::int8 || grid.dtype == DType::uint8;
   const bool fits = grid.method == Method::integers ? integer
-                    : grid.method == Method::int8
+                    : grid.method == Method::int8 || grid.method == Method::int4
                         ? is_float(grid.dtype) || grid.dtype == DType::int8
                         : is_float(grid.dtype);
   if (!fits) {
@@ -49,7 +51,7 @@ void check(const WeightsGrid& grid) {
   if (grid.tile_depth < 1 || grid.tile_depth > deepest(grid.method))
     refuse("tiles can't be " + std::to_string(grid.tile_depth) + " deep");
   if (grid.tile_columns < 1 || grid.tile_columns > kMaxColumns ||
-      grid.tile_columns % kColumnStep != 0)
+      grid.tile_columns % column_step(element_of(grid.method)) != 0)
     refuse("tiles can't be " + std::to_string(grid.tile_columns) + " columns wide");
   const std::int64_t of_one = grid.depth_tiles() * grid.column_tiles();
   if (of_one != 0 && grid.batch > kMaxTiles / of_one) refuse("weights of too many tiles");
@@ -115,6 +117,14 @@ void read_column(const WeightsGrid& grid, const WeightTile& tile, std::int64_t c
   for (std::int64_t d = 0; d < depths; d += layout::kBDepth) {
     const std::size_t at = layout::b_at(element, d, column, grid.surface_depth());
     const std::int64_t count = std::min(layout::kBDepth, depths - d);
+    if (element == Element::int4) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        const std::size_t index = at + std::size_t(i);
+        const int nibble = int(tile.high[index / 2]) >> (index % 2 * 4) & 15;
+        values[d + i] = float(((nibble ^ 8) - 8) * scale);
+      }
+      continue;
+    }
     if (element == Element::int8) {
       const auto* bytes = reinterpret_cast<const std::int8_t*>(tile.high) + at;
       for (std::int64_t i = 0; i < count; ++i) values[d + i] = float(bytes[i] * scale);
@@ -176,9 +186,20 @@ Coding coding_of(const WeightsGrid& grid) {
     case Method::float32:
       return Coding::split;
     case Method::int8:
+    case Method::int4:
       return grid.dtype == DType::int8 ? Coding::bytes : Coding::quantized;
   }
   return Coding::bytes;
+}
+
+/// From the surface of bytes that it was packed to first.
+void pack_nibbles(const WeightsGrid& grid, const std::byte* bytes, std::byte* nibbles) {
+  const int largest =
+      nibbles_of_b(reinterpret_cast<const std::int8_t*>(bytes), grid.surface_depth(),
+                   grid.tile_columns, reinterpret_cast<std::uint8_t*>(nibbles));
+  if (largest > kInt4Max) refuse("weights of int4 must be within -8 ... 7");
+  if (grid.surface_depth() > certified_depth(kInt4Max, std::max(largest, 1)))
+    refuse("weights of int4 that are quantised must be within -7 ... 7");
 }
 
 /// Packs a tile to `bytes`, which are zeros, of the size of the largest. The entry lacks its place
@@ -194,15 +215,20 @@ WeightTileEntry pack_tile(const Lanes& source, const WeightsGrid& grid, const fl
   if (is_float(grid.dtype)) notes.scales = own_scales.data();
   if (split) notes.losses = losses.data();
   const Parts largest = parts_of(grid, split);
+  const bool nibbles = grid.method == Method::int4;
+  std::vector<std::byte> whole(nibbles ? 2 * grid.surface_bytes() : 0);
+  const Packing packing{.coding = coding_of(grid), .limit = nibbles ? kInt4WeightMax : 127};
   const Packed packed =
-      pack_b(source, {.coding = coding_of(grid)}, grid.tile_columns, grid.surface_depth(), bytes,
-             split ? bytes + largest.low : nullptr, notes);
+      pack_b(source, packing, grid.tile_columns, grid.surface_depth(),
+             nibbles ? whole.data() : bytes, split ? bytes + largest.low : nullptr, notes);
   if (!packed.finite) {
     refuse(std::string("weights must be finite: a value of this ") + name_of(grid.dtype) +
            " matrix is NaN or infinite, or becomes so in float32");
   }
-  if (grid.method == Method::int8 && grid.dtype == DType::int8)
-    std::copy_n(scales, source.lanes, own_scales.begin());
+  if (nibbles) pack_nibbles(grid, whole.data(), bytes);
+  if (scales) std::copy_n(scales, source.lanes, own_scales.begin());
+  if (nibbles && grid.dtype == DType::int8 && !scales)
+    std::fill_n(own_scales.begin(), source.lanes, 1.0);
 
   const bool has_low = split && !packed.low_zero;
   const Parts parts = parts_of(grid, has_low);
@@ -242,21 +268,33 @@ std::int64_t WeightsGrid::index(std::int64_t batch_item, std::int64_t depth_tile
 }
 
 std::size_t WeightsGrid::surface_bytes() const {
-  return std::size_t(surface_depth() * tile_columns) * bytes_of(element_of(method));
+  return bytes_of(element_of(method), std::size_t(surface_depth() * tile_columns));
 }
 
 WeightsGrid grid_for(Method method, DType dtype, std::int64_t batch, std::int64_t k, std::int64_t n,
                      std::int64_t group) {
+  // Of int4, tiles are shallow: several may share a scale, but none may need two.
+  const auto depth_of_int4 = [&](std::int64_t size) {
+    const int magnitude = dtype == DType::int8 && group == 0 ? kInt4Max : kInt4WeightMax;
+    const std::int64_t most = certified_depth(kInt4Max, magnitude);
+    if (group == 0 || group >= size)
+      return round_up(ceil_div(size, ceil_div(size, most)), kDepthStep);
+    std::int64_t tiles = ceil_div(group, most);
+    while (group % tiles != 0) ++tiles;
+    return group / tiles;
+  };
   // Of an empty matrix there are no tiles, but what they would be is still said.
   const auto some = [](std::int64_t size) { return std::max<std::int64_t>(size, 1); };
-  const WeightsGrid grid{
-      .method = method,
-      .dtype = dtype,
-      .batch = batch,
-      .k = k,
-      .n = n,
-      .tile_depth = group != 0 ? group : depth_of_tiles(some(k), some(n), method, kMaxDepth),
-      .tile_columns = columns_of_weights(some(batch), some(n))};
+  const WeightsGrid grid{.method = method,
+                         .dtype = dtype,
+                         .batch = batch,
+                         .k = k,
+                         .n = n,
+                         .tile_depth = method == Method::int4 ? depth_of_int4(some(k))
+                                       : group != 0
+                                           ? group
+                                           : depth_of_tiles(some(k), some(n), method, kMaxDepth),
+                         .tile_columns = columns_of_weights(some(batch), some(n), method)};
   check(grid);
   return grid;
 }
@@ -334,11 +372,15 @@ void Weights::unpack(const MutableView& target) const {
   }
 }
 
-PackedWeights pack_weights(const View& source, const WeightsGrid& grid, const float* scales) {
+PackedWeights pack_weights(const View& source, const WeightsGrid& grid, const float* scales,
+                           std::int64_t group) {
   check(grid);
-  const bool scaled = grid.method == Method::int8 && grid.dtype == DType::int8;
-  if (scaled != (scales != nullptr))
-    refuse("int8 of the method int8 come with scales, and nothing else does");
+  const bool integers = grid.dtype == DType::int8;
+  const bool may = integers && (grid.method == Method::int8 || grid.method == Method::int4);
+  const bool must = integers && grid.method == Method::int8;
+  if (scales ? !may : must)
+    refuse("int8 of the method int8 come with scales, of int4 they may, and nothing else does");
+  if (group == 0) group = grid.tile_depth;
   PackedWeights result;
   const std::size_t largest = parts_of(grid, grid.method == Method::float32).end;
   const std::size_t tiles = std::size_t(grid.tiles());
@@ -354,8 +396,8 @@ PackedWeights pack_weights(const View& source, const WeightsGrid& grid, const fl
                       .lanes = place.columns,
                       .depth = place.depths};
     const float* tile_scales = nullptr;
-    if (scaled) {
-      const std::int64_t row = place.batch * grid.depth_tiles() + place.depth / grid.tile_depth;
+    if (scales) {
+      const std::int64_t row = place.batch * ceil_div(grid.k, group) + place.depth / group;
       tile_scales = scales + row * grid.n + place.column;
     }
     const std::size_t offset = result.bytes.size();

@@ -2,7 +2,7 @@
 // A matrix B, packed once: all of its tiles, in the order and form in which the NPU wants them, in
 // one run of bytes that may be memory of ours or a mapped file. What a tile is made of:
 //
-//   high      the surface: int8, or float16 (of `split`: the high parts)
+//   high      the surface: int8, int4, or float16 (of `split`: the high parts)
 //   low       the surface of the low parts; `split` only, and only where one isn't zero
 //   scales    double, one per column
 //   sums      int32, one per column; integers only
@@ -32,7 +32,7 @@ struct WeightsGrid {
   DType dtype;  ///< of the source: a uint8 is packed `shifted`, everything else as its method wants
   std::int64_t batch, k, n;
   std::int64_t tile_depth;    ///< of the source; the last tile may have less
-  std::int64_t tile_columns;  ///< a multiple of 32
+  std::int64_t tile_columns;  ///< a multiple of 32 (int4: 64)
 
   std::int64_t surface_depth() const;  ///< tile_depth rounded up to the NPU's step
   std::int64_t depth_tiles() const;
@@ -47,6 +47,8 @@ struct WeightsGrid {
 /// The grid that npublas packs to: depth as every plan has it, columns for an even share of cores.
 /// `group`, if not 0, is the depth that scales were made for, and so the depth of the tiles. Throws
 /// Error(argument) for what no tile can be.
+/// Of int4, several tiles may share a group of scales: one that is too deep is cut evenly. int8
+/// with scales are within -7..7 there (K, if it is one group); without, in -8..7.
 WeightsGrid grid_for(Method method, DType dtype, std::int64_t batch, std::int64_t k, std::int64_t n,
                      std::int64_t group = 0);
 
@@ -116,9 +118,11 @@ struct PackedWeights {
   bool exact = true;  ///< unpacking gives the source back, bit for bit
 };
 
-/// Packs a stack of matrices, k × n each. `scales` (depth tiles × n of each matrix, or null) are
-/// for int8 sources of the method `int8`, which were quantised already; floats get scales of their
-/// own. Throws Error(argument) for NaN and infinity.
-PackedWeights pack_weights(const View& source, const WeightsGrid& grid, const float* scales);
+/// Packs a stack of matrices, k × n each. `scales` (one for each `group` of k, 0 for a tile, and
+/// each of n, of each matrix; or null) are for int8 sources of the methods `int8` and `int4`, which
+/// were quantised already; floats get scales of their own. int8 without scales are what they are,
+/// of `int4`. Throws Error(argument) for NaN and infinity, and for what an int4 can't be.
+PackedWeights pack_weights(const View& source, const WeightsGrid& grid, const float* scales,
+                           std::int64_t group = 0);
 
 }  // namespace npublas
