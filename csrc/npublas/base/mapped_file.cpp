@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -43,17 +44,23 @@ void File::read(std::uint64_t offset, std::span<std::byte> to) const {
   }
 }
 
-std::uint64_t File::stamp(std::uint64_t least) const {
+std::uint64_t File::stamp(std::uint64_t least, Clock::time_point now) const {
   const struct stat state = state_of(descriptor_);
   if (std::uint64_t(state.st_size) < least) {
     throw Error(ErrorKind::file, "the file was cut to " + std::to_string(state.st_size) +
                                      " of at least " + std::to_string(least) + " bytes");
   }
+  // The time of the last change is the kernel's; those of reading and writing anybody can set.
+  const std::chrono::nanoseconds changed =
+      std::chrono::seconds(state.st_ctim.tv_sec) + std::chrono::nanoseconds(state.st_ctim.tv_nsec);
+  static std::atomic<std::uint64_t> asked{0};
+  // FAT's step is the longest. A change in the future is one that a clock was set back after.
+  const bool recent = now.time_since_epoch() - changed < std::chrono::seconds(2);
   std::uint64_t stamp = 0;
-  for (const auto part : {state.st_size, state.st_mtim.tv_sec, state.st_mtim.tv_nsec,
-                          state.st_ctim.tv_sec, state.st_ctim.tv_nsec}) {
+  for (const auto part : {std::uint64_t(state.st_size), std::uint64_t(changed.count()),
+                          recent ? ++asked : std::uint64_t(0)}) {
     // 2^64 over the golden ratio, as hashes do.
-    stamp = (stamp ^ std::uint64_t(part)) * 0x9e3779b97f4a7c15u;
+    stamp = (stamp ^ part) * 0x9e3779b97f4a7c15u;
     stamp ^= stamp >> 32;
   }
   return stamp | 1;

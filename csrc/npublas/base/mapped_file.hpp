@@ -2,9 +2,11 @@
 // A file that is read through a mapping. Whoever reads a page that the file no longer has is killed
 // (SIGBUS), so ask for `stamp` before each reading: it throws where the file became shorter, and
 // changes where the file was written to. Between the question and the reading nothing protects, and
-// nothing can: a program that shortens a file within those microseconds isn't defended against.
+// nothing can: a program that shortens a file within those microseconds isn't defended against, and
+// neither is one that writes through a mapping of its own, which the file's times tell late.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -15,6 +17,8 @@ namespace npublas {
 /// An open file. What it throws is Error(file).
 class File {
  public:
+  using Clock = std::chrono::system_clock;
+
   /// Owns the descriptor from now on.
   explicit File(int descriptor) : descriptor_(descriptor) {}
   ~File();
@@ -26,9 +30,10 @@ class File {
   std::uint64_t size() const;
   /// Fills `to` from `offset` on, without a mapping. Throws if the file ends before.
   void read(std::uint64_t offset, std::span<std::byte> to) const;
-  /// A number, never 0, made of the file's size and times. Throws if it has less than `least`
-  /// bytes.
-  std::uint64_t stamp(std::uint64_t least) const;
+  /// A number, never 0, for the file as it is: of its size and the time of its last change, and
+  /// never the same again for two seconds after one, since file systems tell the time in steps.
+  /// Throws if it has less than `least` bytes.
+  std::uint64_t stamp(std::uint64_t least, Clock::time_point now) const;
 
  private:
   int descriptor_;
@@ -46,7 +51,9 @@ class MappedFile {
     return {static_cast<const std::byte*>(mapping_) + skipped_, size_};
   }
   /// The file's, which must still have these bytes.
-  std::uint64_t stamp() const { return file_->stamp(end_); }
+  std::uint64_t stamp(File::Clock::time_point now = File::Clock::now()) const {
+    return file_->stamp(end_, now);
+  }
 
  private:
   std::shared_ptr<const File> file_;
