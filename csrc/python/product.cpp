@@ -10,9 +10,12 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bindings.hpp"
+#include "npublas/base/integers.hpp"
 #include "npublas/engine/engine.hpp"
+#include "npublas/math/pack.hpp"
 
 namespace py = pybind11;
 
@@ -20,6 +23,7 @@ namespace npublas::python {
 namespace {
 
 using SharedWeights = std::shared_ptr<Weights>;
+using MaybeWeights = std::optional<SharedWeights>;
 using Bias = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
 // In the order of `Reason`.
@@ -74,13 +78,17 @@ py::dict to_dict(const Plan& plan) {
   return result;
 }
 
+const Weights* pointer_to(const MaybeWeights& weights) {
+  return weights ? weights->get() : nullptr;
+}
+
 py::dict decide_for(int settings_bits, const std::string& a_name, const std::string& b_name,
                     const std::string& out_name, std::int64_t batch, std::int64_t m, std::int64_t k,
-                    std::int64_t n, const SharedWeights& weights, bool b_is_packed) {
+                    std::int64_t n, const MaybeWeights& weights, bool b_is_packed) {
   const DType a = dtype_from(a_name), b = dtype_from(b_name), out = dtype_from(out_name);
   const Settings settings = settings_from(settings_bits);
   const Shape shape{batch, m, k, n};
-  Decision decision = decide(settings, a, b, out, shape, weights.get());
+  Decision decision = decide(settings, a, b, out, shape, pointer_to(weights));
   if (b_is_packed && decision.reason == Reason::small) {
     if (const auto plan = plan_for(a, b, settings.precision, shape)) {
       const auto [cpu, npu] = predict(*plan, a, out, true);
@@ -99,12 +107,12 @@ py::dict decide_for(int settings_bits, const std::string& a_name, const std::str
 
 py::object planned(int settings_bits, const std::string& a_name, const std::string& b_name,
                    const std::string& out_name, std::int64_t batch, std::int64_t m, std::int64_t k,
-                   std::int64_t n, const SharedWeights& weights) {
+                   std::int64_t n, const MaybeWeights& weights) {
   const DType a = dtype_from(a_name), b = dtype_from(b_name);
   const auto plan =
-      plan_for(a, b, settings_from(settings_bits).precision, {batch, m, k, n}, weights.get());
+      plan_for(a, b, settings_from(settings_bits).precision, {batch, m, k, n}, pointer_to(weights));
   if (!plan) return py::none();
-  const Prediction predicted = predict(*plan, a, dtype_from(out_name), weights != nullptr);
+  const Prediction predicted = predict(*plan, a, dtype_from(out_name), weights.has_value());
   py::dict result = to_dict(*plan);
   result["cpu_seconds"] = predicted.cpu_seconds;
   result["npu_seconds"] = predicted.npu_seconds;
@@ -126,9 +134,10 @@ BasicView<Pointer> view_of(const py::array& array, Pointer data, std::int64_t ba
 }
 
 py::dict multiply_arrays(const py::array& a, const std::optional<py::array>& b, py::array& out,
-                         const SharedWeights& weights, int settings_bits,
+                         const MaybeWeights& maybe_weights, int settings_bits,
                          const std::optional<Bias>& bias, const std::string& activation,
                          double alpha, double beta, float a_scale, int a_limit, bool pin) {
+  const SharedWeights weights = maybe_weights.value_or(nullptr);
   if (!b && !weights) throw py::value_error("neither an array nor weights to multiply with");
   if (out.ndim() < 2 || a.ndim() < 2) throw py::value_error("the arrays don't fit together");
   const Shape shape{.batch = out.ndim() == 3 ? out.shape(0) : 1,
@@ -172,6 +181,43 @@ py::dict multiply_arrays(const py::array& a, const std::optional<py::array>& b, 
   return result;
 }
 
+/// True if an operand of the float32 method has low parts that aren't zero. Packs it, until it
+/// knows.
+bool has_low_parts(const py::array& operand, bool is_a, std::int64_t tile_depth) {
+  constexpr std::int64_t kLanes = 64;
+  const py::ssize_t axis = operand.ndim() - 2;
+  if (axis < 0 || axis > 1) throw py::value_error("an operand is a matrix, or a stack of them");
+  const std::int64_t lanes = operand.shape(axis + !is_a), depth = operand.shape(axis + is_a);
+  const View view{.data = operand.data(),
+                  .batch_stride = axis == 1 ? operand.strides(0) : 0,
+                  .row_stride = operand.strides(axis),
+                  .column_stride = operand.strides(axis + 1)};
+  const std::int64_t batch = axis == 1 ? operand.shape(0) : 1;
+  const DType dtype = dtype_of(operand);
+  const py::gil_scoped_release release;
+  const std::int64_t surface_depth = round_up(tile_depth, kDepthStep);
+  std::vector<std::uint16_t> high(std::size_t(kLanes * surface_depth)), low(high.size());
+  std::vector<double> scales(kLanes);
+  std::vector<LaneLoss> losses(kLanes);
+  for (std::int64_t item = 0; item < batch; ++item) {
+    for (std::int64_t lane = 0; lane < lanes; lane += kLanes) {
+      for (std::int64_t k = 0; k < depth; k += tile_depth) {
+        const Packed packed = (is_a ? pack_a : pack_b)(
+            {.data = is_a ? view.at(item, lane, k) : view.at(item, k, lane),
+             .lane_stride = is_a ? view.row_stride : view.column_stride,
+             .depth_stride = is_a ? view.column_stride : view.row_stride,
+             .dtype = dtype,
+             .lanes = std::min(kLanes, lanes - lane),
+             .depth = std::min(tile_depth, depth - k)},
+            {.coding = Coding::split}, kLanes, surface_depth, high.data(), low.data(),
+            {.scales = scales.data(), .losses = losses.data()});
+        if (!packed.low_zero) return true;
+      }
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 void register_product(py::module_& module) {
@@ -183,11 +229,13 @@ void register_product(py::module_& module) {
              py::arg("out_dtype"), py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"),
              py::arg("weights") = py::none(),
              "Return how a product would be cut, and how long it would take; or None.");
-  module.def("multiply", &multiply_arrays, py::arg("a"), py::arg("b").none(true), py::arg("out"),
-             py::arg("weights").none(true), py::arg("settings"), py::kw_only(),
-             py::arg("bias") = py::none(), py::arg("activation") = "none", py::arg("alpha") = 1.0,
-             py::arg("beta") = 0.0, py::arg("a_scale") = 0.0f, py::arg("a_limit") = 127,
-             py::arg("pin") = false,
+  module.def("has_low_parts", &has_low_parts, py::arg("operand"), py::kw_only(), py::arg("is_a"),
+             py::arg("tile_depth"),
+             "Tell whether an operand in float32 needs more than one float16 for each element.");
+  module.def("multiply", &multiply_arrays, py::arg("a"), py::arg("b"), py::arg("out"),
+             py::arg("weights"), py::arg("settings"), py::kw_only(), py::arg("bias") = py::none(),
+             py::arg("activation") = "none", py::arg("alpha") = 1.0, py::arg("beta") = 0.0,
+             py::arg("a_scale") = 0.0f, py::arg("a_limit") = 127, py::arg("pin") = false,
              "Multiply on the NPU, which is open. Unless 'on_npu', nothing of `out` is a result.");
   module.def(
       "count",

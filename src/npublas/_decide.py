@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from npublas import _config, _core, _engine, _ufuncs
+from npublas import _config, _core, _engine, _product
 from npublas._table import html_table, mebibytes, si, text_table
 from npublas._types import Device, Precision
 
@@ -21,6 +22,9 @@ class Plan:
 
     Attributes
     ----------
+    method : str
+        How it would be computed: ``"integers"``, ``"float16"``, ``"float32"`` (floats in two
+        float16 parts each), or ``"int8"`` (quantised floats).
     element : str
         What the NPU multiplies: ``"int8"`` or ``"float16"``.
     tile : tuple of int
@@ -35,6 +39,7 @@ class Plan:
         NPU memory that the product needs at a time.
     """
 
+    method: str
     element: str
     tile: tuple[int, int, int]
     block: tuple[int, int]
@@ -69,6 +74,10 @@ class Explanation:
         Predicted, from published figures of other boards; 0 where nothing was predicted.
     plan : Plan or None
         The tile plan; None if the NPU can't take the operands.
+    products : int
+        Products of `plan.element` that one of these takes, 0 without a plan. For float32 it is 1,
+        plus 1 for each operand that is not exact in one float16 part (of all that are in it: found
+        out by looking at them).
     simulated : bool
         True if the NPU is the simulator.
     """
@@ -84,6 +93,7 @@ class Explanation:
     cpu_seconds: float
     npu_seconds: float
     plan: Plan | None
+    products: int
     simulated: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,6 +126,7 @@ class Explanation:
         if self.plan:
             plan = self.plan
             rows += [
+                ("method", self._method),
                 (
                     "tiles",
                     "{} × {} × {}".format(*plan.tile)
@@ -129,6 +140,19 @@ class Explanation:
             ]
         return rows
 
+    @property
+    def _method(self) -> str:
+        plan = cast(Plan, self.plan)
+        if plan.method == "float32":
+            parts = "product" if self.products == 1 else "products"
+            return f"float32 as {self.products} {parts} of float16"
+        names = {
+            "integers": "exact integers",
+            "float16": "one product of float16",
+            "int8": "one product of floats quantised to int8",
+        }
+        return names[plan.method]
+
     def __repr__(self) -> str:
         lines = text_table(_HEAD, self._rows()).splitlines()[2:]
         return "\n".join(lines)
@@ -139,7 +163,7 @@ class Explanation:
 
 def explain(
     a: npt.ArrayLike,
-    b: npt.ArrayLike,
+    b: Any,
     *,
     dtype: npt.DTypeLike | None = None,
     precision: Precision | None = None,
@@ -152,10 +176,12 @@ def explain(
 
     Parameters
     ----------
-    a, b : array_like
-        The operands.
+    a : array_like
+    b : array_like or PackedMatrix
+        The operands. Those of float32 are looked at, for whether one float16 part of each element
+        is enough.
     dtype : dtype, optional
-        As in `matmul`; ``np.int32`` keeps int8 operands as they are.
+        As in `matmul`; ``np.int32`` keeps int8 and uint8 operands as they are.
     precision, device : optional
         As in `matmul`; the current settings otherwise.
 
@@ -175,27 +201,35 @@ def explain(
     >>> print(npublas.explain(np.ones((8, 8)), np.ones((8, 8))).reason)
     operands are float64: use astype(float32) or float64="float32"
     """
-    a, b = np.asarray(a), np.asarray(b)
+    a = np.asarray(a)
+    packed = hasattr(b, "_weights")
+    b = cast("_product.Packed", b) if packed else np.asarray(b)
     stack = _stack_shape(a, b)
-    types = (a.dtype, b.dtype, None)
-    if dtype is None:
-        loop = _ufuncs.ufunc.resolve_dtypes(types)
-    else:
-        loop = _ufuncs.ufunc.resolve_dtypes(types, signature=(None, None, np.dtype(dtype)))
+    types = _product.types_of(a.dtype, b.dtype, None if dtype is None else np.dtype(dtype))
     m = a.shape[-2] if a.ndim > 1 else 1
     n = b.shape[-1] if b.ndim > 1 else 1
-    batch = 1
-    for length in stack:
-        batch *= length
+    batch = math.prod(stack)
+    if packed:  # of which all products with one matrix are one
+        batch, m = math.prod(b.shape[:-2]), m * batch // math.prod(b.shape[:-2])
+        precision = _product.precision_for(b, precision)
     settings = _config.packed(precision=precision, device=device)
     names = _config.unpacked(settings)
-    arguments = (settings, loop[0].name, loop[2].name, batch, m, a.shape[-1], n)
+    arguments = (
+        settings, types.a.name, types.b.name, types.out.name, batch, m, a.shape[-1], n,
+        None if isinstance(b, np.ndarray) else b._weights,
+    )  # fmt: skip
     decision = _core.decide(*arguments)
     demanded = names["device"] == "npu" and batch * m * n * a.shape[-1] > 0
     if (decision["on_npu"] or demanded) and _core.engine_state() == "closed":
         _engine.open_engine()
         decision = _core.decide(*arguments)
-    plan = decision.pop("plan")
+    plan = None
+    # Neither a plan nor a prediction for what these settings keep off the NPU anyway.
+    if decision.pop("code") not in ("float64", "device_cpu"):
+        plan = _core.plan_for(*arguments)
+    if plan:
+        for name in ("cpu_seconds", "npu_seconds"):
+            decision[name] = plan.pop(name)
     error = demanded and _core.engine_state() == "unavailable"
     if decision["on_npu"]:
         decision["reason"] = "device='npu' demands it" if demanded else "predicted to be faster"
@@ -204,14 +238,43 @@ def explain(
         decision["fallback"] = False
     return Explanation(
         shape=(batch, m, a.shape[-1], n),
-        dtypes=(loop[0].name, loop[1].name, loop[2].name),
+        dtypes=(types.a.name, types.b.name, types.out.name),
         precision=names["precision"],
         device=names["device"],
         plan=Plan(**plan) if plan else None,
+        products=_products(a, b, types, plan) if plan else 0,
         simulated=_simulated(),
         error=error,
         **decision,
     )
+
+
+def _products(
+    a: npt.NDArray[Any],
+    b: npt.NDArray[Any] | _product.Packed,
+    types: _product.Types,
+    plan: dict[str, Any],
+) -> int:
+    """Of one element type, for each tile at most: the low parts of an operand take one more."""
+    if plan["method"] != "float32":
+        return 1
+    depth = plan["tile"][1]
+
+    def low(operand: npt.NDArray[Any], dtype: np.dtype[Any], is_a: bool) -> bool:
+        matrices = _product.plain(operand)
+        if matrices.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+            matrices = matrices.astype(dtype)
+        if matrices.ndim == 1:
+            matrices = matrices[np.newaxis] if is_a else matrices[:, np.newaxis]
+        flat = matrices.reshape(-1, *matrices.shape[-2:])
+        return _core.has_low_parts(flat, is_a=is_a, tile_depth=depth)
+
+    if isinstance(b, np.ndarray):
+        b_low = low(b, types.b, False)
+    else:
+        b_low = any(entry[3] for entry in b._weights.entries)
+        a = b._prepare(a)
+    return 1 + low(a, types.a, True) + b_low
 
 
 def _simulated() -> bool:
@@ -220,9 +283,7 @@ def _simulated() -> bool:
     return bool(status["simulated"]) or _config.get_config().runtime == "simulator"
 
 
-def _stack_shape(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> tuple[int, ...]:
+def _stack_shape(a: npt.NDArray[Any], b: npt.NDArray[Any] | _product.Packed) -> tuple[int, ...]:
     """Return the shape of the stack, or raise what NumPy raises for these shapes."""
-    hollow = [np.broadcast_to(np.zeros((), np.bool_), x.shape) for x in (a, b)]  # of no memory
-    if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
-        np.matmul(*hollow)  # raises
-    return np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    shape = _product.result_shape(a, b)
+    return shape[: len(shape) - min(a.ndim - 1, 1) - min(b.ndim - 1, 1)]

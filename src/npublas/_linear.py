@@ -231,7 +231,7 @@ def gemm(
     beta = 0.0 if given is None else float(beta)
     if result is None:
         result = np.empty(shape, dtype)
-        if beta != 0:
+        if given is not None and beta != 0:
             np.copyto(result, given)
     if alpha == 0:  # a and b are not read, as in every BLAS
         sums = np.zeros(shape, np.float64 if dtype == np.float64 else np.float32)

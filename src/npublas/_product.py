@@ -21,7 +21,19 @@ from npublas._matmul import ufunc
 from npublas._types import Activation, Device, Precision
 from npublas.errors import ConfigurationError, NpuUnavailableError
 
-__all__ = ["Finish", "Packed", "finish_sums", "forget", "multiply", "types_of", "usable"]
+__all__ = [
+    "Finish",
+    "Packed",
+    "Types",
+    "finish_sums",
+    "forget",
+    "multiply",
+    "plain",
+    "precision_for",
+    "result_shape",
+    "types_of",
+    "usable",
+]
 
 Array: TypeAlias = NDArray[Any]
 DType: TypeAlias = np.dtype[Any]
@@ -72,10 +84,10 @@ def multiply(
     alpha and beta are for results of float16, bfloat16, float32 and float64; with `beta`, `out`
     must have the result's shape and dtype.
     """
-    a = _plain(a)
-    shape = _result_shape(a, b)
+    a = plain(a)
+    shape = result_shape(a, b)
     types = types_of(a.dtype, b.dtype, dtype)
-    settings = _config.packed(precision=_precision_for(b, precision), device=device)
+    settings = _config.packed(precision=precision_for(b, precision), device=device)
     finish = Finish(bias, activation or "none", float(alpha), float(beta))
     result = usable(out, shape, types.out, (a, b, bias))
     if result is None:
@@ -125,7 +137,7 @@ def types_of(a: DType, b: DType, out: DType | None = None) -> Types:
 # Arrays
 
 
-def _plain(a: Any) -> Array:
+def plain(a: Any) -> Array:
     """The array itself, in this machine's byte order and aligned, with any strides."""
     array = np.asarray(a)
     if not array.dtype.isnative:
@@ -133,7 +145,7 @@ def _plain(a: Any) -> Array:
     return array if array.flags.aligned else array.copy()
 
 
-def _result_shape(a: Array, b: Array | Packed) -> tuple[int, ...]:
+def result_shape(a: Array, b: Array | Packed) -> tuple[int, ...]:
     """The shape of the result, or NumPy's own error."""
     depth = b.shape[-2 if b.ndim > 1 else 0] if b.ndim else -1
     try:
@@ -184,7 +196,7 @@ def _check_out(out: Any, shape: tuple[int, ...], dtype: DType) -> None:
         raise ValueError(f"out has the shape {out.shape}, and the result {shape}") from None
 
 
-def _precision_for(b: Array | Packed, precision: Precision | None) -> Precision | None:
+def precision_for(b: Array | Packed, precision: Precision | None) -> Precision | None:
     """The precision of the call: that of packed weights, which can't be changed any more."""
     if isinstance(b, np.ndarray) or b.precision == "exact":
         return precision
@@ -212,7 +224,7 @@ def _compute(
             a = a.astype(types.a)  # any other float is multiplied as it is
     else:
         a = a.astype(types.a, copy=False)
-        b = _plain(b).astype(types.b, copy=False)
+        b = plain(b).astype(types.b, copy=False)
         if b.ndim == 1:
             b, c = b[:, np.newaxis], c[..., np.newaxis]
         b_stack = b.shape[:-2]
