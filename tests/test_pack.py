@@ -228,7 +228,7 @@ def test_what_split_loses_is_bounded_by_its_losses_and_no_part_is_subnormal(row)
     for part in (high, low):
         assert not ((np.abs(part) < NORMAL) & (part != 0)).any()
     scaled = values.astype(np.float64) / scales[:, None]
-    error = np.abs(scaled - (high + low * 2.0**-12))
+    error = np.abs(scaled - (high + low.astype(np.float64) * 2.0**-12))
     # Beside them: the rounding of a low part, which has 11 bits, after the 11 of a high part.
     assert (error <= losses["largest"] + 2.0**-23 * np.abs(scaled)).all()
 
@@ -240,7 +240,7 @@ def test_split_errors_keep_their_bound_in_every_binade(power):
     values[0, 0] = 2.0**14
     high, low, scales, _, losses, _ = pack_lanes(values, "split")
     assert scales[0] == 1
-    error = np.abs(values.astype(np.float64) - (high + low * 2.0**-12))
+    error = np.abs(values.astype(np.float64) - (high + low.astype(np.float64) * 2.0**-12))
     assert (error <= losses["largest"] + 2.0**-23 * np.abs(values)).all()
     assert losses["largest"][0] <= 2.0**-24
 
