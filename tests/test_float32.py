@@ -165,6 +165,20 @@ def test_an_element_depends_on_its_row_and_its_column_alone(family):
     np.testing.assert_array_equal(on_npu(a.copy(order="F"), b[:, ::-1])[:, ::-1], whole)
 
 
+def test_whether_an_element_is_repaired_depends_on_nothing_beside_it():
+    """Results are small beside |A||B|, but counting covers the losses. Not so in row 60, which has
+    a single large element; that changes nothing for the others."""
+    rng = np.random.default_rng(4)
+    a, b = rng.standard_normal((61, 1000)), rng.standard_normal((1000, 300))
+    a *= np.where(rng.random(a.shape) < 0.1, 2.0**-28, 1)
+    b *= np.where(rng.random(b.shape) < 0.1, 2.0**-28, 1)
+    a[:, 500:], b[500:] = a[:, :500], -b[:500] * (1 + 1e-4 * rng.standard_normal((500, 300)))
+    a[60], a[60, 0] = 2.0**-20 * rng.standard_normal(1000), 1
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    assert multiply(a, b).covered[:60].all()
+    np.testing.assert_array_equal(on_npu(a, b)[:60], on_npu(a[:60], b))
+
+
 @pytest.mark.parametrize("family", ["normal", "log-normal, σ = 3, both signs"])
 def test_cores_and_the_window_change_no_result(family, fresh):
     a, b = data(family, 300, 1500, 400)
