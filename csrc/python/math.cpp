@@ -128,7 +128,6 @@ py::dict as_dict(const Unpacked& unpacked) {
   py::dict seen;
   seen["finite"] = unpacked.finite;
   seen["underflow"] = unpacked.underflow;
-  seen["zero"] = unpacked.main_zero && unpacked.cross_zero;
   seen["main_zero"] = unpacked.main_zero;
   seen["cross_zero"] = unpacked.cross_zero;
   return seen;

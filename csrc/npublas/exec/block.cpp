@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <string>
 
@@ -76,9 +77,9 @@ class Computation {
       whole_sums_.resize(std::size_t(plan_.tile_rows * plan_.tile_columns));
     }
     // Quantised sums of several tiles are added in double, so that it doesn't matter who adds them.
-    const bool in_place = product_.out == DType::float64 ||
-                          (product_.out == DType::float32 &&
-                           (!is_quantized(method_) || plan_.depth_tiles() == 1));
+    const bool in_place =
+        product_.out == DType::float64 ||
+        (product_.out == DType::float32 && (!is_quantized(method_) || plan_.depth_tiles() == 1));
     if (is_float(product_.out) && (!request_.epilogue.is_plain() || !in_place))
       sums_.resize(std::size_t(block.rows * block.columns) * sum_bytes());
   }
@@ -313,17 +314,23 @@ class Computation {
     work_.unpacked_bytes += context.c_bytes();
   }
 
+  /// What the cross terms are made of: the context, A and B.
+  struct Cross {
+    device::Context* context;
+    device::Memory *a, *b;
+  };
+  Cross cross_operands() {
+    if (b_low_zero_) return {&*bench_.context, &**bench_.a_low, b_};
+    if (a_low_zero_) return {&*bench_.context, &*bench_.a, cross_b(Part::low)};
+    return {&**bench_.joined, &*bench_.a, cross_b(Part::joined)};
+  }
+
   void multiply() {
     run_one(*bench_.context, *bench_.a, *b_, *bench_.c);
     has_cross_ = method_ == Method::float32 && !(a_low_zero_ && b_low_zero_);
     if (!has_cross_) return;
-    device::Memory& c = **bench_.c_cross;
-    if (b_low_zero_)
-      run_one(*bench_.context, **bench_.a_low, *b_, c);
-    else if (a_low_zero_)
-      run_one(*bench_.context, *bench_.a, *cross_b(Part::low), c);
-    else
-      run_one(**bench_.joined, *bench_.a, *cross_b(Part::joined), c);
+    const Cross cross = cross_operands();
+    run_one(*cross.context, *cross.a, *cross.b, **bench_.c_cross);
   }
 
   /// Where the sums of these rows are kept: in C, or aside if there is more to do to them.
@@ -400,10 +407,11 @@ class Computation {
       unpacked = unpack_tile(k > 0, target_at(row, rows_));
     }
     if (!a_zero_ && !b_zero_) {
-      const bool both = has_cross_ && !a_low_zero_ && !b_low_zero_;
       if (unpacked.main_zero) believe_zeros(*bench_.context, *bench_.a, *b_);
-      if (both && unpacked.cross_zero)
-        believe_zeros(**bench_.joined, *bench_.a, *cross_b(Part::joined));
+      if (has_cross_ && unpacked.cross_zero) {
+        const Cross cross = cross_operands();
+        believe_zeros(*cross.context, *cross.a, *cross.b);
+      }
     }
     if (!unpacked.finite) {
       job_.end(Ended::overflow);
@@ -431,8 +439,12 @@ class Computation {
     const Access access(job_);
     if (!access) return false;
     const Target sums = target_at(0, block_.rows);
-    const auto doubtful = accuracy_.doubtful(sums);
-    if (!doubtful || (!product_.b.data && !doubtful->empty())) {
+    // Of the whole product, so that it doesn't matter how it is cut.
+    const Shape& shape = plan_.shape;
+    const std::int64_t most = most_doubtful(shape.batch * shape.m * shape.n);
+    const auto doubtful = accuracy_.doubtful(sums, most);
+    if (!doubtful || (!product_.b.data && !doubtful->empty()) ||
+        (job_.doubtful += std::int64_t(doubtful->size())) > most) {
       job_.end(Ended::precision);
       return false;
     }
@@ -445,6 +457,10 @@ class Computation {
                               .dtype = product_.b_type},
                              plan_.shape.k);
       store(sums, row, column, sum);
+      if (!std::isfinite(float(sum))) {
+        job_.end(Ended::overflow);
+        return false;
+      }
     }
     work_.recomputed += doubtful->size();
     return true;

@@ -61,6 +61,7 @@ struct Job {
   std::atomic<std::int64_t> next_block{0};
   std::atomic<bool> stop{false};
   std::atomic<bool> overflowed{false}, underflowed{false};
+  std::atomic<std::int64_t> doubtful{0};   // elements whose accuracy wasn't certain
   std::atomic<std::uint64_t> progress{0};  // counts finished runs, for the caller's patience
 
   // The caller's memory may be touched while `access` is held shared and `abandoned` is false.

@@ -11,7 +11,7 @@ namespace npublas {
 namespace {
 
 constexpr double kUnit = 0x1p-24;
-constexpr std::int64_t kFew = 16;    // elements that may be doubtful in any block,
+constexpr std::int64_t kFew = 16;    // elements that may be doubtful in any product,
 constexpr std::int64_t kOneOf = 32;  // and their share in large ones
 // A loss that float32 can't show: half of its smallest number.
 constexpr double kInvisible = 0x1p-150;
@@ -38,7 +38,8 @@ double loss_against(const LaneLoss& lane, double size, double top) {
   return std::min(double(lane.largest) * size, double(lane.total) * top);
 }
 
-/// Each side may lose u of (|A||B|)_ij.
+/// True if what a lane loses is harmless whatever it meets: at most u of (|A||B|)_ij, as both sides
+/// may lose.
 bool is_harmless(const LaneLoss& lane, const Others& others, std::int64_t depth) {
   if (lane.largest == 0 || others.top == 0) return true;
   const double meeting = double(lane.large + others.large - depth);
@@ -98,20 +99,17 @@ void Accuracy::note(std::int64_t row, std::int64_t rows, std::int64_t depth,
     harmless &= is_harmless(column_losses[j], of_columns, depth);
   if (harmless) return;
 
-  Tile tile{.row = row};
+  Tile tile{.row = row, .depth = depth};
   tile.rows.reserve(std::size_t(rows));
-  for (std::int64_t i = 0; i < rows; ++i)
-    tile.rows.push_back({row_losses[i], row_scales[i], is_harmless(row_losses[i], of_rows, depth)});
+  for (std::int64_t i = 0; i < rows; ++i) tile.rows.push_back({row_losses[i], row_scales[i]});
   tile.columns.reserve(std::size_t(columns_));
   for (std::int64_t j = 0; j < columns_; ++j)
-    tile.columns.push_back(
-        {column_losses[j], column_scales[j], is_harmless(column_losses[j], of_columns, depth)});
+    tile.columns.push_back({column_losses[j], column_scales[j]});
   tiles_.push_back(std::move(tile));
 }
 
 std::optional<std::vector<std::pair<std::int64_t, std::int64_t>>> Accuracy::doubtful(
-    const Target& sums) const {
-  const auto most = std::size_t(std::max(kFew, rows_ * columns_ / kOneOf));
+    const Target& sums, std::int64_t most) const {
   std::vector<std::pair<std::int64_t, std::int64_t>> elements;
   std::vector<double> losses(static_cast<std::size_t>(columns_));
   for (std::int64_t row = 0; row < rows_; ++row) {
@@ -119,24 +117,27 @@ std::optional<std::vector<std::pair<std::int64_t, std::int64_t>>> Accuracy::doub
     for (const Tile& tile : tiles_) {
       const std::int64_t within = row - tile.row;
       if (within < 0 || within >= std::int64_t(tile.rows.size())) continue;
-      const auto& [of_row, row_scale, row_harmless] = tile.rows[std::size_t(within)];
+      const auto& [of_row, row_scale] = tile.rows[std::size_t(within)];
       for (std::size_t j = 0; j < losses.size(); ++j) {
-        const auto& [of_column, column_scale, column_harmless] = tile.columns[j];
-        double loss = 0;
-        if (!row_harmless) loss += loss_against(of_row, of_column.size, of_column.top);
-        if (!column_harmless) loss += loss_against(of_column, of_row.size, of_row.top);
-        losses[j] += loss * row_scale * column_scale;
+        const auto& [of_column, column_scale] = tile.columns[j];
+        const double loss = loss_against(of_row, of_column.size, of_column.top) +
+                            loss_against(of_column, of_row.size, of_row.top);
+        const auto meeting = std::int64_t(of_row.large) + of_column.large - tile.depth;
+        if (loss > 2 * kUnit * double(std::max<std::int64_t>(meeting, 0)) * kMeeting)
+          losses[j] += loss * row_scale * column_scale;
       }
     }
     for (std::int64_t column = 0; column < columns_; ++column) {
       const double sum = std::fabs(load(sums, row, column));
       if (losses[std::size_t(column)] <= std::max(4 * kUnit * sum, kInvisible)) continue;
-      if (elements.size() == most) return std::nullopt;
+      if (std::int64_t(elements.size()) == most) return std::nullopt;
       elements.emplace_back(row, column);
     }
   }
   return elements;
 }
+
+std::int64_t most_doubtful(std::int64_t elements) { return std::max(kFew, elements / kOneOf); }
 
 double dot(const Vector& a, const Vector& b, std::int64_t depth) {
   double sum = 0;

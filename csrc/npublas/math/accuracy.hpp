@@ -13,7 +13,8 @@
 //
 // or, since |C| <= |A||B|, if the sum of the other losses is at most 4u of |C_ij|. What remains is
 // doubtful, and computed again from the operands; or the product is the CPU's, if that would be
-// more than a few elements. docs/precision.md has the proof.
+// more than a few of its elements. What is doubtful follows from the row and the column alone.
+// docs/precision.md has the proof.
 #pragma once
 
 #include <cstdint>
@@ -39,24 +40,26 @@ class Accuracy {
   /// True if no element can be doubtful.
   bool certain() const { return tiles_.empty(); }
   /// The elements (row, column) of the block's sums that are doubtful; nothing if they are more
-  /// than 1 in 32, and more than 16.
+  /// than `most`.
   std::optional<std::vector<std::pair<std::int64_t, std::int64_t>>> doubtful(
-      const Target& sums) const;
+      const Target& sums, std::int64_t most) const;
 
  private:
   struct Lane {
     LaneLoss loss;
     double scale;
-    bool harmless;  ///< what this lane loses is harmless whatever it meets
   };
   struct Tile {
-    std::int64_t row;
+    std::int64_t row, depth;
     std::vector<Lane> rows, columns;
   };
 
   std::int64_t rows_, columns_;
   std::vector<Tile> tiles_;  // those with a loss that isn't certainly harmless
 };
+
+/// How many elements of a product may be doubtful: 1 in 32, or 16.
+std::int64_t most_doubtful(std::int64_t elements);
 
 /// A row of A or a column of B in the caller's memory.
 struct Vector {

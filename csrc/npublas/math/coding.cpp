@@ -49,6 +49,17 @@ void scale_lane(float* values, std::int64_t width, int exponent) {
   for (std::int64_t d = 0; d < width; ++d) values[d] = values[d] * s * t;
 }
 
+std::int64_t count_vanishing(const float* values, std::int64_t width, int exponent) {
+  if (exponent >= 0) return 0;  // what was subnormal stays exact, and gets larger
+  const auto limit = std::bit_cast<std::int32_t>(std::ldexp(1.0f, -126 - exponent));
+  std::uint32_t count = 0;
+  for (std::int64_t d = 0; d < width; ++d) {
+    const auto magnitude = std::int32_t(std::bit_cast<std::uint32_t>(values[d]) & kMagnitude);
+    count -= mask_if(magnitude != 0) & mask_if(magnitude < limit);
+  }
+  return count;
+}
+
 bool halve_lane(const float* values, std::int64_t width, std::uint16_t* halves) {
   for (std::int64_t d = 0; d < width; ++d) halves[d] = float_to_half(values[d]);
   std::uint16_t subnormal = 0;

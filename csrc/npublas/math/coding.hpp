@@ -20,6 +20,10 @@ int exponent_for(std::uint32_t magnitude, int target);
 /// Multiplies by 2^exponent, which rounds only where the product is a subnormal float32.
 void scale_lane(float* values, std::int64_t width, int exponent);
 
+/// How many magnitudes aren't zero, and below the normal floats once they are multiplied by
+/// 2^exponent: `scale_lane` rounds them, or makes zeros of them.
+std::int64_t count_vanishing(const float* values, std::int64_t width, int exponent);
+
 /// Rounds to float16. True if an element is subnormal then.
 bool halve_lane(const float* values, std::int64_t width, std::uint16_t* halves);
 

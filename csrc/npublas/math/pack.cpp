@@ -137,10 +137,15 @@ Packed pack_split(const Lanes& source, const Surface& surface, void* to, void* t
     const int exponent = exponent_for(largest, kTarget);
     LaneLoss loss;
     if (std::isfinite(std::bit_cast<float>(largest))) {
+      const std::int64_t vanishing = count_vanishing(values, width, exponent);
       scale_lane(values, width, exponent);
       loss.top = std::ldexp(std::bit_cast<float>(largest), exponent);
       if (split_lane(values, width, high.data(), low.data(), losses.data(), loss))
         packed.low_zero = false;
+      if (vanishing > 0) {  // which `split_lane` couldn't see
+        loss.largest = std::max(loss.largest, 0x1p-126f);
+        loss.total += float(vanishing) * 0x1p-126f;
+      }
     } else {  // is not going to be used, but NaN must not look like a number
       halve_lane(values, width, high.data());
       std::fill(low.begin(), low.end(), std::uint16_t(0));
