@@ -75,15 +75,17 @@ def test_a_fallback_is_logged_for_those_who_listen(caplog):
     assert "operands are int32" in record.getMessage()
 
 
-def test_precision_int8_falls_back_with_its_reason():
-    a = np.ones((40, 40), np.float32)
-    with npublas.config_context(on_fallback="error", device="auto"):
-        with pytest.raises(npublas.FallbackError, match='precision="int8" is for int8 and uint8'):
-            npublas.matmul(a, a, precision="int8")
-        np.testing.assert_array_equal(
-            npublas.matmul(a.astype(np.int8), a.astype(np.int8), precision="int8"),
-            np.full((40, 40), 40, np.int8),
-        )
+def test_what_the_npu_would_lose_falls_back_with_its_reason():
+    nan = np.full((40, 40), np.nan, np.float32)
+    # Row by row, what is large meets what is too small beside it to be packed in two halves.
+    far = np.ones((64, 64), np.float32)
+    far[:, ::2] = 2.0**-60
+    a, b = far, np.ascontiguousarray(far[:, ::-1].T)
+    for x, y, reason in ((nan, nan, "contain NaN or infinity"), (a, b, "lie so far apart")):
+        with npublas.config_context(on_fallback="error"):
+            with pytest.raises(npublas.FallbackError, match=reason):
+                npublas.matmul(x, y)
+        np.testing.assert_array_equal(npublas.matmul(x, y), np.matmul(x, y))
 
 
 def test_no_npu_is_an_error_under_device_npu_whatever_fallbacks_may_do(tmp_path):

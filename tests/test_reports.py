@@ -30,11 +30,10 @@ def only_reason():
 
 REASONS = [
     (np.float64, {}, "use astype(float32) or float64"),
-    (np.float32, {}, 'at precision="float16" only'),
     (np.int64, {}, "operands are int64"),
     (np.complex128, {}, "operands are complex128"),
     (np.bool_, {}, "operands are bool"),
-    (np.float32, {"precision": "int8"}, "for int8 and uint8"),
+    (np.int16, {"precision": "int8"}, "operands are int16: the NPU multiplies int8, uint8"),
 ]
 
 
@@ -64,7 +63,6 @@ def test_a_decision_for_the_cpu_under_auto_is_no_fallback():
     assert counters.fallbacks == 0 and counters.cpu.products == 3
     assert {row.text for row in counters.reasons} == {
         "predicted to be faster on the CPU",
-        'operands are float32: the NPU takes them at precision="float16" only',
         'device="cpu" was asked for',
     }
 

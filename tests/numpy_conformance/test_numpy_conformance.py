@@ -15,7 +15,7 @@ import pytest
 RUNNER = Path(__file__).parent / "run.py"
 
 
-@pytest.mark.parametrize("mode", ["cpu", "npu"])
+@pytest.mark.parametrize("mode", ["cpu", "npu", "float16"])
 def test_numpys_own_tests_pass_with_npublas_matmul(mode: str) -> None:
     # The matrices are tiny: BLAS threads would only wait for each other.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
