@@ -29,7 +29,7 @@ def bfloat16_of(exact):
     """One rounding of finite float64, by exact arithmetic: to 8 bits, or a multiple of 2^-133."""
     _, exponent = np.frexp(exact)
     unit = np.maximum(exponent - 8, -133)
-    with np.errstate(under="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         rounded = np.ldexp(np.rint(np.ldexp(exact, -unit)), unit)
     return np.where(np.abs(rounded) >= 2.0**128, np.copysign(np.inf, exact), rounded)
 

@@ -6,6 +6,7 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <bit>
 #include <memory>
@@ -52,7 +53,9 @@ py::dict to_dict(const WeightsGrid& grid) {
   return result;
 }
 
-WeightsGrid grid_from(const py::dict& fields) {
+using Fields = py::typing::Dict<py::str, py::object>;
+
+WeightsGrid grid_from(const Fields& fields) {
   return {.method = method_from(fields["method"].cast<std::string>()),
           .dtype = dtype_from(fields["dtype"].cast<std::string>()),
           .batch = fields["batch"].cast<std::int64_t>(),
@@ -118,7 +121,7 @@ std::shared_ptr<const void> owner_of(py::object object) {
 }
 
 /// Over the buffer itself if it can't change and begins where numbers may, else over a copy.
-std::shared_ptr<Weights> from_buffer(const py::buffer& buffer, const py::dict& grid,
+std::shared_ptr<Weights> from_buffer(const py::buffer& buffer, const Fields& grid,
                                      const std::vector<Entry>& entries) {
   const py::buffer_info info = buffer.request();
   if (info.ndim != 1 || info.itemsize != 1) throw py::value_error("packed bytes must be bytes");
@@ -135,7 +138,7 @@ std::shared_ptr<Weights> from_buffer(const py::buffer& buffer, const py::dict& g
 }
 
 std::shared_ptr<Weights> from_file(const std::shared_ptr<File>& file, std::uint64_t offset,
-                                   std::size_t size, const py::dict& grid,
+                                   std::size_t size, const Fields& grid,
                                    const std::vector<Entry>& entries) {
   const auto mapped = std::make_shared<const MappedFile>(file, offset, size);
   return std::make_shared<Weights>(grid_from(grid), mapped->bytes(), entries_from(entries), mapped,
@@ -183,6 +186,7 @@ void register_weights(py::module_& module) {
                              })
       .def_property_readonly("id", &Weights::id)
       .def_property_readonly("nbytes", &Weights::bytes)
+      .def_property_readonly("data", [](const py::buffer& self) { return py::memoryview(self); })
       .def(
           "check",
           [](const Weights& self) {

@@ -18,6 +18,7 @@ from npublas._error_report import ErrorReport, error_report
 from npublas._info import info, is_available, show_versions
 from npublas._linear import gemm, linear
 from npublas._matmul import ufunc as matmul
+from npublas._packed import PackedMatrix, load, pack
 from npublas._quantize import dequantize, quantize
 from npublas._quantized import QuantizedMatrix
 from npublas._stats import Counters, MemoryInfo, counters, memory_info, reset_counters
@@ -32,6 +33,7 @@ from npublas.errors import (
     NpuResultError,
     NpuTimeoutError,
     NpuUnavailableError,
+    WeightsFileError,
 )
 
 __all__ = [
@@ -50,8 +52,10 @@ __all__ = [
     "NpuResultError",
     "NpuTimeoutError",
     "NpuUnavailableError",
+    "PackedMatrix",
     "Plan",
     "QuantizedMatrix",
+    "WeightsFileError",
     "__version__",
     "calibrate",
     "config_context",
@@ -64,8 +68,10 @@ __all__ = [
     "info",
     "is_available",
     "linear",
+    "load",
     "matmul",
     "memory_info",
+    "pack",
     "quantize",
     "reset_counters",
     "set_config",

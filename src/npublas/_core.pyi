@@ -50,6 +50,9 @@ class Weights:
         Unpack to float32, or to the integers that were packed.
         """
     @property
+    def data(self) -> memoryview:
+        ...
+    @property
     def entries(self) -> list[tuple[int, int, int, bool, bool, bool]]:
         ...
     @property

@@ -17,6 +17,7 @@ __all__ = [
     "NpuResultError",
     "NpuTimeoutError",
     "NpuUnavailableError",
+    "WeightsFileError",
 ]
 
 
@@ -50,6 +51,10 @@ class FallbackError(NpuError):
 
 class FallbackWarning(RuntimeWarning):
     """A product for the NPU was computed on the CPU; given under ``on_fallback="warn"``."""
+
+
+class WeightsFileError(NpuError, ValueError):
+    """A file of packed weights is truncated, altered, of a newer version, or none at all."""
 
 
 class ConfigurationError(ValueError):

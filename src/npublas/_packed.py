@@ -1,0 +1,648 @@
+"""Weights that are packed once: `pack`, `load`, and the `PackedMatrix` that they return."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from npublas import _config, _core, _product, _ufuncs, _weights_file
+from npublas._hadamard import rotate
+from npublas._matmul import ufunc as matmul
+from npublas._table import mebibytes
+from npublas._types import Precision
+from npublas._weights_file import Layout, SourceSection, Stamp
+from npublas.errors import NpuError, WeightsFileError
+
+__all__ = ["PackedMatrix", "load", "pack"]
+
+_PRECISIONS: dict[str, str] = {
+    "integers": "exact",
+    "float16": "float16",
+    "float32": "float32",
+    "int8": "int8",
+}
+_INTEGERS = ("int8", "uint8")
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def pack(b: ArrayLike, *, precision: Precision | None = None, pin: bool = False) -> PackedMatrix:
+    """Pack a matrix once, to be the right operand of many products.
+
+    Every product with an ordinary array packs it anew, which takes longer than the NPU takes to
+    multiply by it if the other operand has few rows. A packed one is ready, and stays in the NPU's
+    memory as long as there is room.
+
+    Parameters
+    ----------
+    b : array_like or QuantizedMatrix
+        Of shape (K, N), or (batch, K, N) for a stack: int8, uint8, float16, bfloat16, float32 or
+        float64, all finite. It is read as it lies in memory: pack weights that are stored as
+        out × in as ``pack(weights.T)``, which copies nothing. It isn't needed afterwards, and
+        changing it changes nothing.
+    precision : {'float32', 'float16', 'int8'}, optional
+        How products with floats are computed; as the settings say if left out. Integers are exact,
+        and a QuantizedMatrix is int8.
+    pin : bool
+        Keep it in the NPU's memory once it is there, also when others need room.
+
+    Returns
+    -------
+    PackedMatrix
+
+    Raises
+    ------
+    ValueError
+        For other numbers of dimensions, NaN, infinity, or values beyond float32's range.
+    TypeError
+        For other dtypes.
+    ConfigurationError
+        For another precision.
+
+    See Also
+    --------
+    load, quantize
+
+    Examples
+    --------
+    >>> import numpy as np, npublas
+    >>> stored = np.array([[1, 2, 3], [4, 5, 6]], np.float32)  # out × in, as frameworks have it
+    >>> w = npublas.pack(stored.T)
+    >>> w.shape
+    (3, 2)
+    >>> np.array([[1, 0, 1]], np.float32) @ w
+    array([[ 4., 10.]], dtype=float32)
+    """
+    if isinstance(b, PackedMatrix):
+        raise TypeError("it is packed already")
+    if hasattr(b, "scales") and hasattr(b, "rotation"):
+        if precision not in (None, "int8"):
+            raise ValueError(f"a quantised matrix is packed as int8, not with {precision=}")
+        return PackedMatrix(_pack_quantized(b), pin=pin)
+    precision = precision or _config.get_config().precision
+    _config.packed(precision=precision)  # raises
+    return PackedMatrix(_pack_array(np.asarray(b), precision), pin=pin)
+
+
+def load(path: str | os.PathLike[str], *, pin: bool = False) -> PackedMatrix:
+    """Load weights that `PackedMatrix.save` has written, on this machine or on another one.
+
+    The file is mapped, not read: its header is checked now, each tile when it is used first.
+
+    Parameters
+    ----------
+    path : str or path-like
+    pin : bool
+        As for `pack`.
+
+    Returns
+    -------
+    PackedMatrix
+        Bit for bit the one that was saved.
+
+    Raises
+    ------
+    WeightsFileError
+        If the file is truncated, altered, written by a newer npublas, or none of weights.
+    OSError
+        If there is no such file, or it can't be read.
+
+    Examples
+    --------
+    >>> import numpy as np, npublas, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "eye.npublas")
+    ...     npublas.pack(np.eye(2, dtype=np.float32)).save(file)
+    ...     np.array([[1, 2]], np.float32) @ npublas.load(file)
+    array([[1., 2.]], dtype=float32)
+    """
+    loaded = _weights_file.read(os.path.abspath(os.fspath(path)))  # noqa: PTH100
+    return PackedMatrix(
+        _Operand(loaded.weights, loaded.layout, loaded.source, loaded.stamp), pin=pin
+    )
+
+
+class PackedMatrix:
+    """A matrix that was packed, as the right operand of products. It can't be changed.
+
+    Made by `pack` and `load`. ``x @ w``, ``np.matmul(x, w)`` and ``npublas.matmul(x, w)`` give what
+    they give for the array that was packed, at the precision that it was packed for: the same bits
+    as an array at that precision on the NPU. Where such a product runs on the CPU, it is NumPy's
+    with the source for ``"float32"`` and integers, and with what was packed for ``"float16"`` and
+    ``"int8"``.
+
+    Copies and pickles are cheap: copies share the packed bytes, and what was loaded from a file is
+    pickled as the name of the file, as long as nobody changes that.
+
+    Examples
+    --------
+    >>> import numpy as np, npublas
+    >>> with npublas.pack(np.eye(100, 50, dtype=np.float32)) as w:
+    ...     w
+    ...     (np.ones((8, 100), np.float32) @ w).shape
+    <npublas.PackedMatrix 100 × 50 of float32, precision='float32', 28.0 KiB>
+    (8, 50)
+    """
+
+    __slots__ = ("__weakref__", "_name", "_open", "_pinned")
+
+    def __init__(self, operand: _Operand, *, pin: bool) -> None:
+        self._open: _Operand | None = operand
+        self._name = operand.name
+        self._pinned = bool(pin)
+
+    # What it is
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the matrix that was packed: (K, N) or (batch, K, N)."""
+        return self._operand.shape
+
+    @property
+    def ndim(self) -> int:
+        """How many axes it has, 2 or 3."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the matrix that was packed."""
+        return self._operand.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that it is packed in, which the NPU's memory holds, too, while it is there."""
+        return self._operand.weights.nbytes
+
+    @property
+    def precision(self) -> str:
+        """What it was packed for: ``"float32"``, ``"float16"``, ``"int8"``, or ``"exact"``."""
+        return _PRECISIONS[self._operand.layout.method]
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it stays in the NPU's memory when others need room."""
+        return self._pinned
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._open is None
+
+    @property
+    def T(self) -> Any:
+        """There is none: the transposed matrix is packed in another way."""
+        raise AttributeError("a packed matrix can't be transposed; use npublas.pack(array.T)")
+
+    @property
+    def mT(self) -> Any:
+        """There is none, as there is no ``T``."""
+        raise AttributeError("a packed matrix can't be transposed; use npublas.pack(array.mT)")
+
+    def __repr__(self) -> str:
+        if self._open is None:
+            return "<npublas.PackedMatrix, closed>"
+        sizes = " × ".join(map(str, self.shape))
+        origin = f", {self._open.stamp.path}" if self._open.stamp else ""
+        pinned = ", pinned" if self._pinned else ""
+        return (
+            f"<npublas.PackedMatrix {sizes} of {self.dtype}, precision={self.precision!r}, "
+            f"{mebibytes(self.nbytes)}{pinned}{origin}>"
+        )
+
+    def unpack(self) -> NDArray[Any]:
+        """Return the matrix as an array: a new one, of its shape and dtype.
+
+        For ``precision="float32"`` and integers it is the one that was packed; for ``"float16"``
+        and ``"int8"`` that one as it was rounded.
+
+        Raises
+        ------
+        WeightsFileError
+            If it comes from a file that was altered.
+        """
+        operand = self._operand
+        dense = operand.dense()
+        if operand.layout.rotation is None:
+            return np.array(dense, order="K", copy=True)
+        block, length = operand.layout.rotation
+        lanes = rotate(dense.swapaxes(-1, -2), block)[..., :length]
+        return np.ascontiguousarray(lanes.swapaxes(-1, -2))
+
+    # Its end
+
+    def close(self) -> None:
+        """Give back its memory, here and in the NPU, unless copies of it need it.
+
+        Once closed it can be used no more, only closed again.
+        """
+        self._open = None
+
+    def __enter__(self) -> PackedMatrix:
+        self._operand  # noqa: B018  raises if it is closed
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def _operand(self) -> _Operand:
+        if self._open is None:
+            raise ValueError(f"this packed matrix is closed ({self._name})")
+        return self._open
+
+    # What `_product.multiply` asks of it
+
+    @property
+    def _weights(self) -> _core.Weights:
+        return self._operand.weights
+
+    def _prepare(self, x: NDArray[Any]) -> NDArray[Any]:
+        """What is multiplied by the packed bytes, or by `_dense()`, in the place of `x`."""
+        rotation = self._operand.layout.rotation
+        if rotation is None:
+            return x
+        return rotate(x.astype(np.float32, copy=False), rotation[0])
+
+    def _dense(self) -> NDArray[Any]:
+        """What was packed, as an array that nobody may write to; made when it is first wanted."""
+        return self._operand.dense()
+
+    # Where it goes
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a file, for `load`. Whatever the file held before is replaced in one step.
+
+        Raises
+        ------
+        OSError
+        WeightsFileError
+            If it comes from a file itself, and that was altered.
+        """
+        operand = self._operand
+        source = operand.source
+        if isinstance(source, SourceSection):
+            source = source.read()
+        _weights_file.write(
+            Path(os.path.abspath(os.fspath(path))),  # noqa: PTH100
+            operand.layout,
+            operand.weights,
+            source,
+        )
+
+    def __copy__(self) -> PackedMatrix:
+        return PackedMatrix(self._operand, pin=self._pinned)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PackedMatrix:
+        return self.__copy__()  # what they share never changes
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        operand = self._operand
+        if operand.stamp is not None and operand.stamp.is_unchanged():
+            return _reload, (operand.stamp.path, operand.stamp.digest, self._pinned)
+        weights, source = operand.weights, operand.source
+        weights.check()
+        packed: Any = pickle.PickleBuffer(weights.data) if protocol >= 5 else bytes(weights.data)
+        if isinstance(source, SourceSection):
+            source = source.read()
+        return _restore, (operand.layout, packed, source, self._pinned)
+
+    # Its products
+
+    __array_priority__ = 1000.0  # for those that know no __array_ufunc__
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        raise TypeError(
+            "a PackedMatrix is no array: multiply by it with x @ w or matmul(x, w), or make it one "
+            "with w.unpack()"
+        )
+
+    def __matmul__(self, other: Any) -> Any:
+        return matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return matmul(other, self)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        if ufunc not in (np.matmul, matmul) or method != "__call__":
+            return NotImplemented
+        out = options.pop("out", (None,))[0]
+        for operand in (*inputs, out):
+            override = getattr(type(operand), "__array_ufunc__", np.ndarray.__array_ufunc__)
+            if override not in (np.ndarray.__array_ufunc__, PackedMatrix.__array_ufunc__):
+                return NotImplemented
+        x, w = inputs
+        if isinstance(x, PackedMatrix) or not isinstance(w, PackedMatrix):
+            raise TypeError(
+                "a PackedMatrix can only be the right operand of a product: x @ w. For w @ x, pack "
+                "the transposed matrix and write (x.T @ w).T"
+            )
+        return w._product(np.asanyarray(x), ufunc, out, **options)
+
+    def _product(
+        self,
+        x: NDArray[Any],
+        ufunc: Any,
+        out: NDArray[Any] | None,
+        *,
+        dtype: Any = None,
+        casting: Any = "same_kind",
+        order: Literal["K", "A", "C", "F"] = "K",
+        subok: bool = True,
+        axes: Sequence[Any] | None = None,
+        **unknown: Any,
+    ) -> Any:
+        """``ufunc(x, self, out)`` with NumPy's keywords, by NumPy's rules."""
+        if unknown:
+            raise TypeError(
+                f"a product with a PackedMatrix takes no {', '.join(unknown)}=; it takes out=, "
+                "dtype=, casting=, order=, subok= and axes="
+            )
+        operand = self._operand
+        plain = np.asarray(x)
+        back: Callable[[NDArray[Any]], NDArray[Any]] = _same
+        out_here = out
+        if axes is not None:
+            plain, back = _move_axes(plain, self.ndim, axes)
+            # A view with the axes of the product: what is written there is in `out`.
+            out_here = None if out is None else _moved_out(out, axes)
+        shape = _result_shape(plain, self.shape, ufunc, out_here)
+        if "bfloat16" in (plain.dtype.name, self.dtype.name):
+            _ufuncs.learn_bfloat16(matmul)
+        result_type = ufunc.resolve_dtypes(
+            (plain.dtype, self.dtype, None if out_here is None else out_here.dtype),
+            signature=(None, None, None if dtype is None else np.dtype(dtype)),
+            casting=casting,
+        )[2]
+
+        def multiply(target: NDArray[Any] | None) -> NDArray[Any]:
+            # What is prepared may have another dtype than `x`.
+            same = dtype is None and operand.layout.rotation is None
+            wanted = None if same else result_type
+            result: NDArray[Any] = _product.multiply(plain, self, dtype=wanted, out=target)
+            return result
+
+        if out_here is None:
+            target = np.empty(shape, result_type, order) if order in ("C", "F") and shape else None
+            result = back(multiply(target))
+            return _as_type_of(x, result, ufunc, (x, self)) if subok else result
+        direct = (
+            type(out_here) is np.ndarray
+            and out_here.shape == shape
+            and out_here.dtype == result_type
+            and out_here.flags.writeable
+            and not np.may_share_memory(out_here, plain)
+        )
+        if direct:
+            multiply(out_here)
+        else:
+            np.copyto(out_here, multiply(None), casting=casting)
+        return out
+
+
+class _Operand:
+    """What a PackedMatrix and its copies share: the packed bytes, and how to do without them."""
+
+    def __init__(
+        self,
+        weights: _core.Weights,
+        layout: Layout,
+        source: NDArray[Any] | SourceSection | None,
+        stamp: Stamp | None = None,
+    ) -> None:
+        self.weights = weights
+        self.layout = layout
+        self.source = source
+        self.stamp = stamp
+        self.dtype = _weights_file.dtype_named(layout.dtype)
+        self._unpacked: NDArray[Any] | None = None
+        # The last copy that goes takes along what the NPU's memory holds of it.
+        weakref.finalize(self, _product.forget, weights).atexit = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape without the padding of a rotation."""
+        shape = self.layout.shape
+        if self.layout.rotation is None:
+            return shape
+        return (*shape[:-2], self.layout.rotation[1], shape[-1])
+
+    @property
+    def name(self) -> str:
+        """What it was, for when it isn't any more."""
+        sizes = " × ".join(map(str, self.shape))
+        return f"{sizes} of {self.dtype}" + (f", {self.stamp.path}" if self.stamp else "")
+
+    def dense(self) -> NDArray[Any]:
+        if self._unpacked is None:
+            dense = self._restored()
+            dense.flags.writeable = False
+            self._unpacked = dense
+        return self._unpacked
+
+    def _restored(self) -> NDArray[Any]:
+        if isinstance(self.source, SourceSection):
+            return self.source.read()
+        if self.source is not None:
+            return self.source
+        integers = self.layout.method == "integers"
+        *stack, k, n = shape = self.layout.shape
+        packed_type = self.dtype if integers else np.dtype(np.float32)
+        array: NDArray[Any] = np.empty(shape, packed_type)
+        if self.layout.order == "F":
+            array = np.empty((*stack, n, k), packed_type).swapaxes(-1, -2)
+        self.weights.unpack_into(array if stack else array[np.newaxis])
+        return array.astype(self.dtype, order="K", copy=False)
+
+
+def _pack_array(b: NDArray[Any], precision: str) -> _Operand:
+    name = b.dtype.name
+    if name not in _INTEGERS + _FLOATS:
+        raise TypeError(
+            f"pack() takes {', '.join(_INTEGERS + _FLOATS)}, not {b.dtype}; convert the array with "
+            ".astype(...) first"
+        )
+    if b.ndim not in (2, 3):
+        raise ValueError(
+            f"pack() takes a matrix or a stack of them, of 2 or 3 dimensions, not {b.ndim}"
+        )
+    if not b.dtype.isnative:
+        b = b.astype(b.dtype.newbyteorder("="))
+    method = "integers" if name in _INTEGERS else precision
+    order = "F" if abs(b.strides[-2]) < abs(b.strides[-1]) else "C"
+    weights, exact = _pack_stack(b, name, method)
+    source = None
+    if method == "float32" and not exact:
+        source = np.array(b.swapaxes(-1, -2) if order == "F" else b, order="C", copy=True)
+        source = source.swapaxes(-1, -2) if order == "F" else source
+    return _Operand(weights, _layout(weights, b.shape, name, order, None), source)
+
+
+def _pack_quantized(q: Any) -> _Operand:
+    """Pack a QuantizedMatrix: its integers, with its scales."""
+    data: NDArray[np.int8] = q.data
+    if q.axis == -2:
+        raise ValueError(
+            f"{q!r} can't be packed: its scales change along K. Quantise it with axis=-1, for "
+            "scales of its columns"
+        )
+    if q.rotation is not None and q.rotation.axis != -2:
+        raise ValueError(f"{q!r} can't be packed: it was rotated to be the left operand")
+    if q.activation_scales is not None:
+        raise ValueError(
+            f"{q!r} can't be packed: packed weights take the scale of each row of activations. "
+            "Remove the fixed one: q.with_largest_activation(None)"
+        )
+    if data.ndim not in (2, 3):
+        raise ValueError(
+            f"pack() takes a matrix or a stack of them, of 2 or 3 dimensions, not {data.ndim}"
+        )
+    k, n = data.shape[-2:]
+    group = q.group_size or k
+    depth = _depth_of_groups(group)
+    tiles = -(-k // depth)
+    # The scale of each tile: that of the group in which it lies.
+    of_tile = np.arange(tiles) * depth // group if q.scales.shape[-2] > 1 else [0] * tiles
+    scales = np.broadcast_to(q.scales[..., of_tile, :], (*data.shape[:-2], tiles, n))
+    weights, _ = _pack_stack(data, "int8", "int8", depth, np.ascontiguousarray(scales))
+    rotation = None if q.rotation is None else (q.rotation.block, q.rotation.length)
+    return _Operand(weights, _layout(weights, data.shape, "float32", "C", rotation), None)
+
+
+def _depth_of_groups(group: int) -> int:
+    """The depth of tiles that have one scale per column: a group, or an equal part of it.
+
+    At most 2048, as int8 tiles of every plan.
+    """
+    parts = next(p for p in range(1, max(group, 1) + 1) if group % p == 0 and group // p <= 2048)
+    return max(group // parts, 1)
+
+
+def _pack_stack(
+    b: NDArray[Any],
+    name: str,
+    method: str,
+    group: int = 0,
+    scales: NDArray[np.float32] | None = None,
+) -> tuple[_core.Weights, bool]:
+    stack = b if b.ndim == 3 else b[np.newaxis]
+    if name == "bfloat16":
+        stack = stack.view(np.uint16)  # the core reads its bits
+    try:
+        return _core.Weights.pack(stack, dtype=name, method=method, group=group, scales=scales)
+    except NpuError as error:
+        raise ValueError(str(error)) from None
+
+
+def _layout(
+    weights: _core.Weights,
+    shape: tuple[int, ...],
+    dtype: str,
+    order: str,
+    rotation: tuple[int, int] | None,
+) -> Layout:
+    grid = weights.grid
+    return Layout(
+        shape=shape,
+        dtype=dtype,
+        packed_dtype=grid["dtype"],
+        method=grid["method"],
+        order=order,
+        tile_depth=grid["tile_depth"],
+        tile_columns=grid["tile_columns"],
+        entries=tuple(weights.entries),
+        rotation=rotation,
+    )
+
+
+def _reload(path: str, digest: str, pin: bool) -> PackedMatrix:
+    """Unpickle what was pickled as a file."""
+    matrix = load(path, pin=pin)
+    stamp = matrix._operand.stamp
+    if stamp is None or stamp.digest != digest:
+        raise WeightsFileError(f"{path} is another file than when this PackedMatrix was pickled")
+    return matrix
+
+
+def _restore(layout: Layout, packed: Any, source: NDArray[Any] | None, pin: bool) -> PackedMatrix:
+    """Unpickle what was pickled with its bytes."""
+    weights = _core.Weights.from_buffer(packed, grid=layout.grid, entries=list(layout.entries))
+    return PackedMatrix(_Operand(weights, layout, source), pin=pin)
+
+
+# NumPy's rules, for a right operand that is no array
+
+
+def _same(array: NDArray[Any]) -> NDArray[Any]:
+    return array
+
+
+def _result_shape(
+    x: NDArray[Any], w_shape: tuple[int, ...], ufunc: Any, out: NDArray[Any] | None
+) -> tuple[int, ...]:
+    """The shape of a product, or NumPy's own error if there is none."""
+    *stack, k, n = w_shape
+    try:
+        fits = x.ndim > 0 and x.shape[-1] == k
+        shape = (*np.broadcast_shapes(x.shape[:-2], tuple(stack)), *x.shape[-2:-1], n)
+    except ValueError:
+        fits = False
+    if fits and out is not None and out.shape != shape:
+        # As any ufunc, matmul repeats a result for a larger stack.
+        cores = min(x.ndim, 2)
+        try:
+            fits = out.shape == (
+                *np.broadcast_shapes(shape[:-cores], out.shape[:-cores]), *shape[-cores:]
+            )  # fmt: skip
+        except ValueError:
+            fits = False
+    if not fits:
+        # The same product of arrays that take no memory: NumPy refuses it before it computes.
+        zero = np.zeros(())
+        ufunc(np.broadcast_to(zero, x.shape), np.broadcast_to(zero, w_shape), out=out)
+        raise ValueError(f"a product of {x.shape} and {w_shape} can't be")
+    return shape
+
+
+def _move_axes(
+    x: NDArray[Any], ndim: int, axes: Sequence[Any]
+) -> tuple[NDArray[Any], Callable[[NDArray[Any]], NDArray[Any]]]:
+    """`x` with its matrices in the last two axes, and how to move those of the result."""
+    if len(axes) != 3:
+        raise ValueError("axes should be a list with an entry for each input and the output")
+    of_x, of_w, of_out = map(_as_tuple, axes)
+    if tuple(axis - ndim if axis >= 0 else axis for axis in of_w) != (-2, -1):
+        raise TypeError("the matrices of a PackedMatrix lie in its axes (-2, -1), and nowhere else")
+    if len(of_x) != min(x.ndim, 2) or len(of_out) != len(of_x):
+        raise ValueError("axes must name one axis of a vector, and two of a matrix")
+    last = tuple(range(-len(of_x), 0))
+    return np.moveaxis(x, of_x, last), lambda result: np.moveaxis(result, last, of_out)
+
+
+def _moved_out(out: NDArray[Any], axes: Sequence[Any]) -> NDArray[Any]:
+    of_out = _as_tuple(axes[2])
+    return np.moveaxis(out, of_out, tuple(range(-len(of_out), 0)))
+
+
+def _as_tuple(axes: Any) -> tuple[int, ...]:
+    return tuple(axes) if isinstance(axes, (tuple, list)) else (axes,)
+
+
+def _as_type_of(x: NDArray[Any], result: NDArray[Any], ufunc: Any, inputs: Any) -> Any:
+    """A product in the class of its left operand, as NumPy has it for subclasses of ndarray."""
+    if type(x) is np.ndarray:
+        return result
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        return x.__array_wrap__(result, (ufunc, inputs, 0))
+    return x.__array_wrap__(result, (ufunc, inputs, 0), result.ndim == 0)

@@ -1,0 +1,574 @@
+"""Packed matrices: they give what NumPy gives for the array that was packed, by NumPy's rules."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import npublas
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+DTYPES = ["int8", "uint8", "float16", "float32", "float64"]
+PRECISIONS: list[Any] = ["float32", "float16", "int8"]
+
+
+@pytest.fixture(autouse=True)
+def _on_the_cpu() -> Iterator[None]:
+    """There every product is NumPy's, bit for bit: what is tested here is what comes before it."""
+    with npublas.config_context(device="cpu"):
+        yield
+
+
+def some(shape: tuple[int, ...], dtype: Any = "float32", seed: int = 0) -> Any:
+    rng = np.random.default_rng(seed)
+    if np.dtype(dtype).kind in "iu":
+        info = np.iinfo(dtype)
+        return rng.integers(info.min, info.max, shape, dtype, endpoint=True)
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def transposed(array: Any) -> Any:
+    """The same matrices, of which the columns lie one after the other."""
+    return np.ascontiguousarray(array.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+
+def same(got: Any, wanted: Any) -> None:
+    assert type(got) is type(wanted)
+    np.testing.assert_array_equal(got, wanted, strict=True)
+
+
+# What is packed
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("order", ["rows", "columns", "slices", "backwards"])
+@pytest.mark.parametrize("shape", [(1, 1), (31, 33), (32, 32), (1025, 97), (2, 40, 3)])
+def test_unpacking_gives_the_array_back_however_it_lies_in_memory(
+    dtype: str, order: str, shape: tuple[int, ...]
+) -> None:
+    b = some(shape, dtype)
+    if order == "columns":
+        b = transposed(b)
+    elif order == "slices":
+        b = np.repeat(np.repeat(b, 2, -1), 3, -2)[..., ::3, ::2]
+    elif order == "backwards":
+        b = b[..., ::-1, ::-1]
+    w = npublas.pack(b)
+    same(w.unpack(), b)
+    assert (w.shape, w.ndim, w.dtype) == (b.shape, b.ndim, b.dtype)
+
+
+def test_bfloat16_is_packed_as_it_is() -> None:
+    b = some((70, 40)).astype(BFLOAT16)
+    w = npublas.pack(b)
+    assert w.dtype == BFLOAT16
+    same(w.unpack(), b)
+    same(npublas.pack(b.T).unpack(), b.T)
+    # Two parts of float16 hold a bfloat16 whose neighbours aren't a thousand times larger.
+    assert npublas.pack(np.ones((70, 40), BFLOAT16)).nbytes < npublas.pack(some((70, 40))).nbytes
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=2, max_dims=3, min_side=0, max_side=40),
+        elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_every_finite_float32_comes_back_at_float32(b: Any) -> None:
+    same(npublas.pack(b).unpack(), b)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", BFLOAT16])
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_other_precisions_round_as_they_promise(dtype: Any, precision: Any) -> None:
+    b = some((2100, 40), dtype)
+    got = npublas.pack(b, precision=precision).unpack()
+    assert got.dtype == b.dtype
+    exact = b.astype(np.float64)
+    # Of each column: 2^-11 of the element, or half of a step of 127 to the largest.
+    bound = {
+        "float16": 2.0**-11 * np.abs(exact) + 2.0**-28 * np.abs(exact).max(0),
+        "int8": np.abs(exact).max(0) / 254 * (1 + 2.0**-20) + 0 * exact,
+    }[precision]
+    last = np.abs(exact) * {2: 2.0**-11, 4: 2.0**-24, 8: 2.0**-24}[b.dtype.itemsize]
+    if dtype == BFLOAT16:
+        last = np.abs(exact) * 2.0**-8
+    assert (np.abs(got.astype(np.float64) - exact) <= bound + 2 * last).all()
+
+
+def test_changing_the_array_afterwards_changes_nothing() -> None:
+    b = some((40, 30))
+    wanted = b.copy()
+    w = npublas.pack(b)
+    b[:] = np.nan
+    same(w.unpack(), wanted)
+    same(some((3, 40)) @ w, some((3, 40)) @ wanted)
+    w.unpack()[:] = 7  # which is a copy
+    same(w.unpack(), wanted)
+
+
+def test_precision_is_what_was_asked_for_or_what_the_settings_say() -> None:
+    b = some((8, 8))
+    assert npublas.pack(b).precision == "float32"
+    assert npublas.pack(b, precision="int8").precision == "int8"
+    with npublas.config_context(precision="float16"):
+        assert npublas.pack(b).precision == "float16"
+    assert npublas.pack(b.astype(np.int8), precision="float16").precision == "exact"
+
+
+def test_packed_bytes_are_counted() -> None:
+    # One tile of 96 × 64, a scale for each column, and for two parts what they lose.
+    b = some((96, 64))
+    assert npublas.pack(b, precision="float16").nbytes == 96 * 64 * 2 + 64 * 8
+    assert npublas.pack(b, precision="int8").nbytes == 96 * 64 + 64 * 8
+    assert npublas.pack(b).nbytes == 2 * 96 * 64 * 2 + 64 * (8 + 24)
+    assert npublas.pack(b.astype(np.float16)).nbytes == 96 * 64 * 2 + 64 * (8 + 24)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_nan_and_infinity_are_refused(dtype: str, value: float, precision: Any) -> None:
+    b = some((33, 5), dtype)
+    b[32, 4] = value
+    with pytest.raises(ValueError, match="must be finite"):
+        npublas.pack(b, precision=precision)
+
+
+def test_what_float32_can_not_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match="infinite"):
+        npublas.pack(np.full((2, 2), 1e300))
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int64", "bool", "complex64", "object", "U3"])
+def test_other_types_are_refused(dtype: str) -> None:
+    with pytest.raises(TypeError, match=r"pack\(\) takes int8"):
+        npublas.pack(np.zeros((2, 2), dtype))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 1, 2, 2)])
+def test_other_numbers_of_dimensions_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="2 or 3 dimensions"):
+        npublas.pack(np.zeros(shape))
+
+
+def test_unknown_precisions_are_refused() -> None:
+    with pytest.raises(npublas.ConfigurationError, match="precision must be"):
+        npublas.pack(np.eye(2), precision="fast")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="packed already"):
+        npublas.pack(npublas.pack(np.eye(2)))  # type: ignore[arg-type]
+
+
+def test_the_other_byte_order_is_packed_too() -> None:
+    b = some((5, 4)).astype(">f4")
+    same(npublas.pack(b).unpack(), b.astype(np.float32))
+
+
+# What is multiplied
+
+SHAPES = [
+    ((40,), (40, 30)),
+    ((1, 40), (40, 30)),
+    ((7, 40), (40, 30)),
+    ((2, 3, 7, 40), (40, 30)),
+    ((40,), (2, 40, 30)),
+    ((7, 40), (2, 40, 30)),
+    ((2, 7, 40), (2, 40, 30)),
+    ((3, 1, 7, 40), (2, 40, 30)),
+    ((1, 7, 40), (2, 40, 30)),
+    ((0, 40), (40, 30)),
+    ((7, 0), (0, 30)),
+    ((7, 40), (40, 0)),
+    ((0, 7, 40), (1, 40, 30)),
+    ((7, 40), (0, 40, 30)),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("x_shape", "w_shape"), SHAPES)
+@pytest.mark.parametrize("columns", [False, True])
+def test_products_are_numpys(dtype: str, x_shape: Any, w_shape: Any, columns: bool) -> None:
+    x, b = some(x_shape, dtype), some(w_shape, dtype, 1)
+    if columns:
+        b = transposed(b)
+    w = npublas.pack(b)
+    wanted = npublas.matmul(x, b)
+    same(x @ w, wanted)
+    same(np.matmul(x, w), wanted)
+    same(npublas.matmul(x, w), wanted)
+
+
+@pytest.mark.parametrize("x_dtype", ["int8", "int64", "float16", "float32", "float64", "complex64"])
+@pytest.mark.parametrize("w_dtype", DTYPES)
+def test_types_are_promoted_as_numpy_does(x_dtype: str, w_dtype: str) -> None:
+    x, b = some((3, 40), x_dtype), some((40, 5), w_dtype, 1)
+    same(x @ npublas.pack(b), npublas.matmul(x, b))
+
+
+def test_lists_are_arrays() -> None:
+    w = npublas.pack(np.eye(2, dtype=np.float32))
+    same([[1, 2]] @ w, np.array([[1, 2]]) @ np.eye(2, dtype=np.float32))
+    same(np.matmul([1.5, 2], w), np.array([1.5, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape"),
+    [
+        ((), (4, 3)),
+        ((3,), (4, 3)),
+        ((2, 3), (4, 3)),
+        ((2, 4, 1), (4, 3)),
+        ((3, 2, 4), (2, 4, 3)),
+        ((4, 0), (4, 3)),
+    ],
+)
+@pytest.mark.parametrize("call", [np.matmul, npublas.matmul])
+def test_shapes_that_do_not_fit_have_numpys_own_error(
+    x_shape: Any, w_shape: Any, call: Any
+) -> None:
+    x, b = some(x_shape), some(w_shape)
+    with pytest.raises(ValueError) as numpys:
+        call(x, b)
+    with pytest.raises(ValueError) as ours:
+        call(x, npublas.pack(b))
+    assert str(ours.value) == str(numpys.value)
+
+
+@pytest.mark.parametrize("call", [np.matmul, npublas.matmul])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": "float64"},
+        {"dtype": np.float32, "casting": "no"},
+        {"dtype": "float16", "casting": "safe"},
+        {"dtype": "int32"},
+        {"dtype": "complex128"},
+        {"order": "F"},
+        {"order": "C"},
+        {"order": "A"},
+        {"subok": False},
+        {"axes": [(0, 1), (-2, -1), (0, 1)]},
+        {"axes": [(1, 0), (0, 1), (1, 0)]},
+        {"axes": [(-1, -2), (-2, -1), (-1, -2)]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_keywords_do_what_they_do_to_arrays(call: Any, options: Any, dtype: str) -> None:
+    x, b = some((6, 6), dtype), some((6, 6), dtype, 1)
+    try:
+        wanted = call(x, b, **options)
+    except TypeError as error:
+        with pytest.raises(type(error)) as ours:
+            call(x, npublas.pack(b), **options)
+        assert str(ours.value) == str(error)
+        return
+    got = call(x, npublas.pack(b), **options)
+    same(got, wanted)
+    if options.get("order") in ("C", "F"):
+        assert got.strides == wanted.strides
+
+
+def test_a_narrower_dtype_rounds_the_result_and_not_the_operands() -> None:
+    x, b = some((6, 40)), some((40, 6), seed=1)
+    got = np.matmul(x, npublas.pack(b), dtype=np.float16)
+    same(got, (x @ b).astype(np.float16))
+
+
+def test_axes_of_stacks_and_vectors() -> None:
+    x, b = some((7, 2, 40)), some((40, 30), seed=1)
+    w = npublas.pack(b)
+    axes: Any = [(0, 2), (0, 1), (1, 2)]
+    same(np.matmul(x, w, axes=axes), np.matmul(x, b, axes=axes))
+    out = np.empty((30, 7, 2), np.float32)
+    axes = [(0, 2), (0, 1), (1, 0)]
+    assert np.matmul(x, w, out=out, axes=axes) is out
+    # NumPy adds in another order if the result is to lie in memory in another one.
+    np.testing.assert_allclose(out, np.matmul(x, b, axes=axes), rtol=1e-4)
+    with pytest.raises(TypeError, match="lie in its axes"):
+        np.matmul(x, w, axes=[(0, 2), (1, 0), (0, 1)])
+
+
+@pytest.mark.parametrize("call", [np.matmul, npublas.matmul])
+@pytest.mark.parametrize("x_shape", [(40,), (7, 40), (2, 7, 40)])
+@pytest.mark.parametrize("out_dtype", ["float32", "float64", "float16", "complex64"])
+def test_out_is_filled_and_returned(call: Any, x_shape: Any, out_dtype: str) -> None:
+    x, b = some(x_shape), some((40, 30), seed=1)
+    out = np.empty((*x_shape[:-1], 30), out_dtype)
+    wanted = call(x, b, out=np.empty_like(out))
+    assert call(x, npublas.pack(b), out=out) is out
+    same(out, wanted)
+    out = np.empty((*x_shape[:-1], 60), out_dtype)[..., ::2]
+    assert call(x, npublas.pack(b), out=(out,)) is out
+    same(out, wanted)
+
+
+def test_out_may_be_a_larger_stack() -> None:
+    x, b = some((7, 40)), some((40, 30), seed=1)
+    out = np.empty((5, 7, 30), np.float32)
+    same(np.matmul(x, npublas.pack(b), out=out), np.matmul(x, b, out=np.empty_like(out)))
+
+
+def test_out_may_be_the_operand() -> None:
+    x, b = some((40, 40)), some((40, 40), seed=1)
+    wanted = x @ b
+    same(np.matmul(x, npublas.pack(b), out=x), wanted)
+
+
+@pytest.mark.parametrize("out_shape", [(7, 29), (8, 30), (2, 7, 29), (30,), ()])
+def test_an_out_that_does_not_fit_has_numpys_own_error(out_shape: Any) -> None:
+    x, b = some((7, 40)), some((40, 30), seed=1)
+    with pytest.raises(ValueError) as numpys:
+        np.matmul(x, b, out=np.empty(out_shape, np.float32))
+    with pytest.raises(ValueError) as ours:
+        np.matmul(x, npublas.pack(b), out=np.empty(out_shape, np.float32))
+    assert str(ours.value) == str(numpys.value)
+
+
+def test_an_out_that_can_not_hold_the_result_is_refused_as_numpy_refuses_it() -> None:
+    x, b = some((7, 40)), some((40, 30), seed=1)
+    for out in (np.empty((7, 30), np.int32), np.broadcast_to(np.float32(0), (7, 30))):
+        with pytest.raises((TypeError, ValueError)) as numpys:
+            np.matmul(x, b, out=out)
+        with pytest.raises(type(numpys.value)):
+            np.matmul(x, npublas.pack(b), out=out)
+
+
+def test_other_keywords_are_refused_by_name() -> None:
+    w = npublas.pack(np.eye(3))
+    with pytest.raises(TypeError, match="takes no signature="):
+        np.matmul(np.eye(3), w, signature="dd->d")
+
+
+def test_the_settings_of_a_call_hold() -> None:
+    x, b = some((3, 40)), some((40, 5), seed=1)
+    same(npublas.matmul(x, npublas.pack(b), device="cpu", precision="float16"), x @ b)
+    with pytest.raises(npublas.ConfigurationError):
+        npublas.matmul(x, npublas.pack(b), device="gpu")  # type: ignore[arg-type]
+
+
+def test_a_packed_left_operand_is_refused_with_the_way_out() -> None:
+    b = some((4, 4))
+    w = npublas.pack(b)
+    for left, right in ((w, b), (w, w)):
+        for call in (np.matmul, npublas.matmul, lambda a, c: a @ c):
+            with pytest.raises(TypeError, match="only be the right operand"):
+                call(left, right)
+    with pytest.raises(TypeError, match="only be the right operand"):
+        w @ [[1.0]]
+    x = some((4, 3))
+    np.testing.assert_allclose((x.T @ npublas.pack(b.T)).T, b @ x, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_else_takes_it_for_an_array() -> None:
+    w = npublas.pack(np.eye(3))
+    for action in (
+        lambda: w + 1,
+        lambda: np.add(np.eye(3), w),
+        lambda: np.matmul.at(np.eye(3), w, 1),
+        lambda: np.asarray(w),
+        lambda: np.dot(np.eye(3), w),
+        lambda: np.matmul(np.eye(3), np.eye(3), out=w),
+        lambda: len(w),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            action()  # type: ignore[no-untyped-call]
+
+
+def test_the_transposed_matrix_is_not_to_be_had() -> None:
+    w = npublas.pack(np.eye(3))
+    for name in ("T", "mT"):
+        with pytest.raises(AttributeError, match=r"use npublas.pack\(array\.m?T\)"):
+            getattr(w, name)
+
+
+class Labelled(np.ndarray):
+    """A subclass such as users write."""
+
+
+class Stubborn:
+    __array_ufunc__ = None
+
+    def __rmatmul__(self, other: object) -> str:
+        return "mine"
+
+    def __matmul__(self, other: object) -> str:
+        return "mine"
+
+
+class Eager:
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> str:
+        return "mine"
+
+
+def test_subclasses_come_back_as_they_do_from_numpy() -> None:
+    b = some((4, 3))
+    w = npublas.pack(b)
+    x = some((2, 4)).view(Labelled)
+    same(x @ w, x @ b)
+    same(np.matmul(x, w, subok=False), np.matmul(x, b, subok=False))
+
+
+def test_others_may_have_their_way() -> None:
+    w = npublas.pack(np.eye(4))
+    assert Stubborn() @ w == "mine"
+    assert np.matmul(Eager(), w) == "mine"
+
+
+# Its life
+
+
+def test_a_closed_matrix_can_be_used_no_more() -> None:
+    w = npublas.pack(some((4, 3)))
+    twin = copy.copy(w)
+    assert not w.closed
+    with w as inside:
+        assert inside is w
+    assert w.closed
+    w.close()
+    assert repr(w) == "<npublas.PackedMatrix, closed>"
+    for action in (
+        lambda: np.ones((2, 4)) @ w,
+        lambda: w.shape,
+        lambda: w.nbytes,
+        lambda: w.unpack(),
+        lambda: pickle.dumps(w),
+        lambda: copy.copy(w),
+        lambda: w.save("nowhere"),
+        lambda: w.__enter__(),
+    ):
+        with pytest.raises(ValueError, match=r"closed \(4 × 3 of float32\)"):
+            action()
+    same(np.ones((2, 4), np.float32) @ twin, np.ones((2, 4), np.float32) @ some((4, 3)))
+
+
+def test_its_memory_goes_with_its_last_copy() -> None:
+    w = npublas.pack(some((4, 3)))
+    twin = copy.deepcopy(w)
+    weights = weakref.ref(w._operand)
+    del w
+    gc.collect()
+    assert weights() is not None
+    twin.close()
+    gc.collect()
+    assert weights() is None
+
+
+def test_pinning_is_remembered() -> None:
+    assert not npublas.pack(np.eye(3)).pinned
+    w = npublas.pack(np.eye(3), pin=True)
+    assert w.pinned and copy.copy(w).pinned and pickle.loads(pickle.dumps(w)).pinned
+    assert "pinned" in repr(w)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, BFLOAT16])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_and_copies_are_the_same_matrix(dtype: Any, precision: Any, protocol: int) -> None:
+    b = transposed(some((2, 40, 30), dtype))
+    w = npublas.pack(b, precision=precision)
+    for twin in (
+        pickle.loads(pickle.dumps(w, protocol)),
+        cloudpickle.loads(cloudpickle.dumps(w, protocol)),
+        copy.copy(w),
+        copy.deepcopy([w])[0],
+    ):
+        assert (twin.shape, twin.dtype, twin.precision) == (w.shape, w.dtype, w.precision)
+        assert twin._weights.data == w._weights.data
+        same(twin.unpack(), w.unpack())
+        if dtype != BFLOAT16:
+            same(some((3, 40), dtype) @ twin, some((3, 40), dtype) @ w)
+
+
+def test_copies_share_the_bytes() -> None:
+    w = npublas.pack(np.eye(300))
+    assert copy.deepcopy(w)._weights is copy.copy(w)._weights is w._weights
+
+
+def test_buffers_of_a_pickle_stay_out_of_it() -> None:
+    w = npublas.pack(some((300, 200)), precision="float16")
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(w, 5, buffer_callback=buffers.append)
+    assert len(data) < 2000 and len(buffers) == 1
+    same(pickle.loads(data, buffers=buffers).unpack(), w.unpack())
+    # Bytes that others may write to, or that begin anywhere, are copied.
+    odd = bytearray(b"x" + buffers[0].raw())
+    twin = pickle.loads(data, buffers=[memoryview(odd)[1:]])
+    odd[:] = bytes(len(odd))
+    same(twin.unpack(), w.unpack())
+
+
+def test_threads_may_share_it() -> None:
+    x, b = some((8, 400)), some((400, 300), seed=1)
+    w = npublas.pack(b)
+    wanted, results = x @ b, []
+    threads = [threading.Thread(target=lambda: results.append(x @ w)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8
+    for got in results:
+        same(got, wanted)
+
+
+# Quantised matrices
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("group_size", [None, 32, 50, 3000])
+@pytest.mark.parametrize("rotate", [False, True])
+@pytest.mark.parametrize("shape", [(100, 40), (2, 70, 33), (4100, 5)])
+def test_a_quantised_matrix_is_packed_with_its_own_scales(
+    bits: Any, group_size: int | None, rotate: bool, shape: tuple[int, ...]
+) -> None:
+    q = npublas.quantize(some(shape), bits=bits, group_size=group_size, rotate=rotate)
+    w = npublas.pack(q)
+    assert (w.shape, w.dtype, w.precision) == (q.shape, q.dtype, "int8")
+    same(w.unpack(), npublas.dequantize(q))
+    for dtype in ("float32", "float64"):
+        x = some((3, shape[-2]), dtype)
+        got = x @ w
+        assert got.dtype == x.dtype
+        scale = np.abs(x).max() * np.abs(q.scales).max() * 127 * shape[-2]
+        np.testing.assert_allclose(got, x @ npublas.dequantize(q), atol=float(scale) * 1e-6)
+
+
+def test_one_scale_for_a_whole_matrix_is_enough() -> None:
+    q = npublas.quantize(some((4100, 40)), axis=None)
+    same(npublas.pack(q).unpack(), npublas.dequantize(q))
+
+
+def test_quantised_matrices_of_the_left_side_are_refused() -> None:
+    with pytest.raises(ValueError, match="scales change along K"):
+        npublas.pack(npublas.quantize(np.eye(4), axis=-2))
+    with pytest.raises(ValueError, match="fixed one"):
+        npublas.pack(npublas.quantize(np.eye(4)).with_largest_activation(2.0))
+    with pytest.raises(ValueError, match="packed as int8"):
+        npublas.pack(npublas.quantize(np.eye(4)), precision="float16")
+
+
+def test_a_rotated_matrix_survives_a_file_and_a_pickle(tmp_path: Path) -> None:
+    q = npublas.quantize(some((100, 40)), rotate=True)
+    w = npublas.pack(q)
+    w.save(tmp_path / "w")
+    x = some((3, 100))
+    for twin in (npublas.load(tmp_path / "w"), pickle.loads(pickle.dumps(w))):
+        same(twin.unpack(), npublas.dequantize(q))
+        same(x @ twin, x @ w)
