@@ -228,6 +228,9 @@ def _compute(
         if b.ndim == 1:
             b, c = b[:, np.newaxis], c[..., np.newaxis]
         b_stack = b.shape[:-2]
+    if 0 in b_stack:
+        return  # a stack of no matrices
+    whole = a, b, c
     if a.ndim == 1:
         a, c = a[np.newaxis], c[..., np.newaxis, :]
     (m, k), n = a.shape[-2:], c.shape[-1]
@@ -252,8 +255,9 @@ def _compute(
     b_flat: Array | Packed = b
     if isinstance(b, np.ndarray):
         b_flat = b.reshape((batch, k, n) if products else (k, n))
-    _Call(a, b_flat, flat, weights, types, settings, finish).run()
-    if flat.size and not np.may_share_memory(flat, target):
+    call = _Call(a, b_flat, flat, weights, types, settings, finish, whole)
+    call.run()
+    if flat.size and not call.is_whole and not np.may_share_memory(flat, target):
         target[...] = flat.reshape(target.shape)
 
 
@@ -287,6 +291,8 @@ class _Call:
     types: Types
     settings: int
     finish: Finish
+    whole: tuple[Array, Array | Packed, Array]  # the stacks as they came
+    is_whole: bool = False  # the result is in `whole`, not in `c`
 
     @functools.cached_property
     def shape(self) -> tuple[int, int, int, int]:
@@ -365,16 +371,19 @@ class _Call:
         return outcome
 
     def _multiply_on_cpu(self) -> None:
-        a, b, c = self.a, self.dense, self.c
-        natural, out = types_of(a.dtype, b.dtype).out, self.types.out
+        natural, out = types_of(self.a.dtype, self.b.dtype).out, self.types.out
         if self.finish.is_plain:
+            # As they came, for NumPy's own bits: BLAS adds in another order for a taller matrix.
+            a, b, c = self.whole
+            b = b if isinstance(b, np.ndarray) else b._dense()
+            self.is_whole = True
             wider = out.kind in "iu" or out.itemsize > natural.itemsize
             _ufuncs.on_cpu(ufunc, a, b, out=c, dtype=out if wider and out != natural else None)
             return
         # Narrow floats are summed in float32, and rounded once, when they are finished.
         sums_type = np.dtype(np.float64 if out.name == "float64" else np.float32)
-        sums = _ufuncs.on_cpu(ufunc, a, b, dtype=None if natural == sums_type else sums_type)
-        finish_sums(sums, c, self.finish)
+        dtype = None if natural == sums_type else sums_type
+        finish_sums(_ufuncs.on_cpu(ufunc, self.a, self.dense, dtype=dtype), self.c, self.finish)
 
 
 def finish_sums(sums: Array, c: Array, finish: Finish) -> None:
