@@ -65,8 +65,9 @@ def test_a_type_whose_known_answers_come_back_as_zeros_is_off():
 
 def test_each_core_is_put_to_the_test_on_both_sides_of_a_task_limit():
     _engine.open_engine()
-    # (1, 4, 128, 132 rows) × 2 types × 3 cores, and one subnormal on each core.
-    assert simulator.counters()["rknn_matmul_run"] == 4 * 2 * 3 + 3
+    # (1, 4, 128, 132 rows) × 3 types × 3 cores, and on each core one subnormal and the largest sums
+    # of int4.
+    assert simulator.counters()["rknn_matmul_run"] == 4 * 3 * 3 + 3 + 3
 
 
 def test_subnormals_are_probed():

@@ -15,6 +15,7 @@
 #include "npublas/device/context.hpp"
 #include "npublas/engine/engine.hpp"
 #include "npublas/engine/trust.hpp"
+#include "npublas/math/check.hpp"
 #include "npublas/math/int4.hpp"
 
 using namespace npublas;
@@ -245,6 +246,35 @@ TEST_CASE("sums of parts are put together, and zeros are told from sums that can
   std::vector<std::int32_t> sums(std::size_t(rows * columns), 1);
   CHECK(sums_of_parts(surface.data(), 4, 2, rows, columns, sums.data()));
   CHECK(sums == std::vector<std::int32_t>(sums.size(), 0));
+}
+
+TEST_CASE("a product of nibbles is zero only if it is, in either half of a byte") {
+  const std::int64_t rows = 4, depth = 32, columns = 64;
+  for (const std::int64_t k : {6, 7}) {
+    Bytes a(std::size_t(rows * depth), 0), b(std::size_t(depth * columns), 0);
+    const auto is_zero = [&] {
+      Nibbles of_a(a.size() / 2), of_b(b.size() / 2);
+      nibbles_of_a(a.data(), rows, depth, 1, rows, of_a.data());
+      nibbles_of_b(b.data(), depth, columns, of_b.data());
+      return product_is_zero(of_a.data(), of_b.data(), Element::int4, rows, depth, columns, false);
+    };
+    a[layout::a_at(Element::int8, 2, k, rows)] = -8;
+    CHECK(is_zero());  // B is zero
+    b[layout::b_at(Element::int8, k + 1, 5, depth)] = 3;
+    CHECK(is_zero());  // they don't meet
+    b[layout::b_at(Element::int8, k, 5, depth)] = 3;
+    CHECK_FALSE(is_zero());
+    a[layout::a_at(Element::int8, 2, k + 1, rows)] = 7;
+    CHECK_FALSE(is_zero());  // -8 · 3 + 7 · 3
+    b[layout::b_at(Element::int8, k, 5, depth)] = 7;
+    b[layout::b_at(Element::int8, k + 1, 5, depth)] = -8;
+    a[layout::a_at(Element::int8, 2, k, rows)] = 7;
+    a[layout::a_at(Element::int8, 2, k + 1, rows)] = 6;
+    CHECK_FALSE(is_zero());  // 49 - 48
+    a[layout::a_at(Element::int8, 2, k, rows)] = -8;
+    a[layout::a_at(Element::int8, 2, k + 1, rows)] = -7;
+    CHECK(is_zero());  // they cancel
+  }
 }
 
 TEST_CASE("a certified tile is the deepest whose sums fit int16") {
