@@ -10,7 +10,8 @@ array([[1., 2.],
        [3., 4.]])
 """
 
-from npublas import _engine, _log, _ufuncs
+from npublas import _cache, _engine, _log, _stats, _ufuncs
+from npublas._cache import freeze
 from npublas._calibrate import Calibration, calibrate
 from npublas._config import Config, config_context, get_config, set_config, starts_verbose, wrap
 from npublas._decide import Explanation, Plan, explain
@@ -63,6 +64,7 @@ __all__ = [
     "dequantize",
     "error_report",
     "explain",
+    "freeze",
     "gemm",
     "get_config",
     "info",
@@ -79,5 +81,11 @@ __all__ = [
     "wrap",
 ]
 
-_ufuncs.set_hooks(open_engine=_engine.open_engine, fallback=_log.fallback, product=_log.product)
+_ufuncs.set_hooks(
+    open_engine=_engine.open_engine,
+    fallback=_log.fallback,
+    product=_log.product,
+    cached=_cache.multiply,
+)
+_stats.on_cache(_cache.cache_info, _cache.reset)
 _log.set_verbose(starts_verbose)
