@@ -431,6 +431,64 @@ def test_others_may_have_their_way() -> None:
     assert np.matmul(Eager(), w) == "mine"
 
 
+# On the NPU
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, BFLOAT16])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape"),
+    [
+        ((1, 32), (32, 32)),
+        ((1100,), (1100, 40)),
+        ((3, 2100), (2100, 33)),
+        ((70, 100), (100, 400)),
+        ((2, 3, 50), (50, 30)),
+        ((2, 3, 50), (2, 50, 30)),
+    ],
+)
+def test_a_product_on_the_npu_has_the_bits_of_an_unpacked_one(
+    device: str, dtype: Any, precision: Any, x_shape: Any, w_shape: Any
+) -> None:
+    x, b = some(x_shape, dtype), transposed(some(w_shape, dtype, 1))
+    with npublas.config_context(device="npu", float64="float32", precision=precision):
+        w = npublas.pack(b)
+        npublas.reset_counters()
+        same(x @ w, npublas.matmul(x, b))
+        for rows in (1, 2, 70):  # the tiles are the same for every height
+            taller = np.concatenate([x.reshape(-1, x.shape[-1])] * rows)
+            if len(w_shape) == 2:
+                same(taller @ w, npublas.matmul(taller, b))
+    assert npublas.counters().cpu.products == 0
+
+
+def test_a_quantised_matrix_is_multiplied_on_the_npu(device: str) -> None:
+    x, b = some((5, 300)), some((300, 40), seed=1)
+    q = npublas.quantize(b, rotate=True, group_size=64)
+    with npublas.config_context(device="npu"):
+        got = x @ npublas.pack(q)
+    exact = x.astype(np.float64) @ npublas.dequantize(q)
+    # Half a step of 127 to the largest of each row of activations, times the weights.
+    bound = np.abs(x).max(1, keepdims=True) * 12 / 254 * np.abs(npublas.dequantize(q)).sum(0)
+    assert (np.abs(got - exact) <= bound).all()
+    assert np.abs(got - exact).max() < 0.02 * np.abs(exact).max()
+    assert npublas.counters().cpu.products == 0
+
+
+def test_closing_gives_back_what_the_npu_holds(device: str) -> None:
+    with npublas.config_context(device="npu"):
+        w = npublas.pack(some((300, 200)), pin=True)
+        twin = copy.copy(w)
+        np.ones((2, 300), np.float32) @ w
+        held = npublas.memory_info()
+        assert held.weights == held.pinned >= 300 * 200 * 4
+        w.close()
+        assert npublas.memory_info().pinned == held.pinned
+        twin.close()
+        gc.collect()
+        assert npublas.memory_info().weights == npublas.memory_info().pinned == 0
+
+
 # Its life
 
 

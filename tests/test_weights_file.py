@@ -426,6 +426,22 @@ def test_a_tile_is_checked_when_it_is_read_and_again_when_the_file_was_written_t
     assert names(tmp_path) == ["w"]
 
 
+def test_a_tile_that_was_altered_is_refused_on_the_npu_too(tmp_path: Path, device: str) -> None:
+    b = some((1040, 7), "float16")
+    saved(tmp_path / "w", b)
+    data = (tmp_path / "w").read_bytes()
+    at = header_of(data)["tiles_at"] + 100
+    x = some((3, 1040), "float16")
+    with npublas.config_context(device="npu"):
+        wanted = npublas.matmul(x, b)
+        rewrite(tmp_path / "w", at, bytes([data[at] ^ 1]))
+        w = npublas.load(tmp_path / "w")
+        with pytest.raises(npublas.WeightsFileError, match="altered"):
+            x @ w
+        rewrite(tmp_path / "w", at, data[at : at + 1])
+        np.testing.assert_array_equal(x @ w, wanted, strict=True)
+
+
 CUT = """
 import os
 import numpy as np

@@ -147,7 +147,7 @@ class PackedMatrix:
     >>> with npublas.pack(np.eye(100, 50, dtype=np.float32)) as w:
     ...     w
     ...     (np.ones((8, 100), np.float32) @ w).shape
-    <npublas.PackedMatrix 100 × 50 of float32, precision='float32', 28.0 KiB>
+    <npublas.PackedMatrix 100 × 50 of float32, precision='float32', 18.0 KiB>
     (8, 50)
     """
 
