@@ -89,7 +89,12 @@ def test_other_types_of_ml_dtypes_are_numpys():
 
 def test_views_stacks_vectors_and_out_are_as_numpys():
     a, b = random(0, 2, 6, 40), random(1, 40, 9)
-    for x, y in [(a[:, ::-2, ::2], b[:20]), (a[1].T[:6].T, b[::-1][:6]), (a[0, 0], b), (b.T, b.T[0])]:
+    for x, y in [
+        (a[:, ::-2, ::2], b[:20]),
+        (a[1].T[:6].T, b[::-1][:6]),
+        (a[0, 0], b),
+        (b.T, b.T[0]),
+    ]:
         result = npublas.matmul(x, y)
         assert result.shape == np.matmul(x, y).shape
         assert (abs(result - exact(x, y)) <= bound(x, y)).all()
