@@ -21,9 +21,10 @@ out : ndarray, optional
 precision : {'float32', 'float16', 'int8'}, optional
     How products of float32 operands are computed (and of float64 operands, under
     ``float64='float32'``); never the dtype of the result. ``'float32'`` is as
-    accurate as NumPy, and runs on the CPU. ``'float16'`` has one float16 product on
-    the NPU, scaled so that nothing overflows, with float32 sums. ``'int8'`` is not
-    available for float operands yet, which then are computed on the CPU.
+    accurate as NumPy: up to three float16 products on the NPU, or the CPU where
+    these can't be. ``'float16'`` is one float16 product, scaled so that nothing
+    overflows, with float32 sums. ``'int8'`` rounds the operands to int8, with a
+    scale for each row of `x1`, each column of `x2`, and each 2048 along K.
 device : {'auto', 'npu', 'cpu'}, optional
     ``'auto'`` chooses what is predicted to be faster; ``'npu'`` runs there whatever
     can run there, however small, and raises an error without an NPU.
