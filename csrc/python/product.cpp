@@ -68,6 +68,7 @@ py::dict to_dict(const Plan& plan) {
   py::dict result;
   result["method"] = npublas::name_of(plan.method);
   result["element"] = npublas::name_of(plan.element);
+  result["parts"] = plan.parts;
   result["cores"] = plan.cores;
   result["tile"] = py::make_tuple(plan.tile_rows, plan.tile_depth, plan.tile_columns);
   result["block"] = py::make_tuple(plan.block_rows, plan.block_columns);

@@ -28,8 +28,10 @@ _PRECISIONS: dict[str, str] = {
     "float16": "float16",
     "float32": "float32",
     "int8": "int8",
+    "int4": "int8",  # of the activations
 }
 _INTEGERS = ("int8", "uint8")
+_INT4_LARGEST = 8  # in magnitude: -8 ... 7
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -44,12 +46,12 @@ def pack(b: ArrayLike, *, precision: Precision | None = None, pin: bool = False)
     ----------
     b : array_like or QuantizedMatrix
         Of shape (K, N), or (batch, K, N) for a stack: int8, uint8, float16, bfloat16, float32 or
-        float64, all finite. It is read as it lies in memory: pack weights that are stored as
-        out × in as ``pack(weights.T)``, which copies nothing. It isn't needed afterwards, and
-        changing it changes nothing.
+        float64, all finite; or int4 of ml_dtypes, which is as int8 and takes half a byte. It is
+        read as it lies in memory: pack weights that are stored as out × in as ``pack(weights.T)``,
+        which copies nothing. It isn't needed afterwards, and changing it changes nothing.
     precision : {'float32', 'float16', 'int8'}, optional
         How products with floats are computed; as the settings say if left out. Integers are exact,
-        and a QuantizedMatrix is int8.
+        and a QuantizedMatrix is int8, with weights of half a byte if it has 4 bits.
     pin : bool
         Keep it in the NPU's memory once it is there, also when others need room.
 
@@ -183,7 +185,10 @@ class PackedMatrix:
     @property
     def precision(self) -> str:
         """What it was packed for: ``"float32"``, ``"float16"``, ``"int8"``, or ``"exact"``."""
-        return _PRECISIONS[self._operand.layout.method]
+        layout = self._operand.layout
+        if layout.dtype in _INTEGERS:
+            return "exact"
+        return _PRECISIONS[layout.method]
 
     @property
     def pinned(self) -> bool:
@@ -371,6 +376,9 @@ class PackedMatrix:
             )
         operand = self._operand
         plain = np.asarray(x)
+        a_limit = 127
+        if plain.dtype.name == "int4":
+            plain, a_limit = plain.astype(np.int8), _INT4_LARGEST
         back: Callable[[NDArray[Any]], NDArray[Any]] = _same
         out_here = out
         if axes is not None:
@@ -390,7 +398,9 @@ class PackedMatrix:
             # What is prepared may have another dtype than `x`.
             same = dtype is None and operand.layout.rotation is None
             wanted = None if same else result_type
-            result: NDArray[Any] = _product.multiply(plain, self, dtype=wanted, out=target)
+            result: NDArray[Any] = _product.multiply(
+                plain, self, dtype=wanted, out=target, a_limit=a_limit
+            )
             return result
 
         if out_here is None:
@@ -468,7 +478,7 @@ class _Operand:
 
 def _pack_array(b: NDArray[Any], precision: str) -> _Operand:
     name = b.dtype.name
-    if name not in _INTEGERS + _FLOATS:
+    if name not in (*_INTEGERS, *_FLOATS, "int4"):
         raise TypeError(
             f"pack() takes {', '.join(_INTEGERS + _FLOATS)}, not {b.dtype}; convert the array with "
             ".astype(...) first"
@@ -477,6 +487,9 @@ def _pack_array(b: NDArray[Any], precision: str) -> _Operand:
         raise ValueError(
             f"pack() takes a matrix or a stack of them, of 2 or 3 dimensions, not {b.ndim}"
         )
+    if name == "int4":  # a byte each, in NumPy
+        weights, _ = _pack_stack(b.astype(np.int8), "int8", "int4")
+        return _Operand(weights, _layout(weights, b.shape, "int8", "C", None), None)
     if not b.dtype.isnative:
         b = b.astype(b.dtype.newbyteorder("="))
     method = "integers" if name in _INTEGERS else precision
@@ -510,13 +523,17 @@ def _pack_quantized(q: Any) -> _Operand:
         )
     k, n = data.shape[-2:]
     group = q.group_size or k
+    rotation = None if q.rotation is None else (q.rotation.block, q.rotation.length)
+    if q.bits == 4:
+        scales = np.broadcast_to(q.scales, (*data.shape[:-2], q.scales.shape[-2], n))
+        weights, _ = _pack_stack(data, "int8", "int4", group, np.ascontiguousarray(scales))
+        return _Operand(weights, _layout(weights, data.shape, "float32", "C", rotation), None)
     depth = _depth_of_groups(group)
     tiles = -(-k // depth)
     # The scale of each tile: that of the group in which it lies.
     of_tile = np.arange(tiles) * depth // group if q.scales.shape[-2] > 1 else [0] * tiles
     scales = np.broadcast_to(q.scales[..., of_tile, :], (*data.shape[:-2], tiles, n))
     weights, _ = _pack_stack(data, "int8", "int8", depth, np.ascontiguousarray(scales))
-    rotation = None if q.rotation is None else (q.rotation.block, q.rotation.length)
     return _Operand(weights, _layout(weights, data.shape, "float32", "C", rotation), None)
 
 

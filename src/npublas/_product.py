@@ -77,12 +77,14 @@ def multiply(
     activation: Activation | None = None,
     alpha: float = 1.0,
     beta: float = 0.0,
+    a_limit: int = 127,
 ) -> Any:
     """Return ``activation(alpha * a @ b + beta * out + bias)``.
 
     `dtype` is that of the result, as in `numpy.matmul`. `bias` (one number per column), activation,
     alpha and beta are for results of float16, bfloat16, float32 and float64; with `beta`, `out`
-    must have the result's shape and dtype.
+    must have the result's shape and dtype. `a_limit` promises, of an int8 `a`, the largest
+    magnitude (8: -8 ... 7).
     """
     a = plain(a)
     shape = result_shape(a, b)
@@ -95,7 +97,7 @@ def multiply(
         result = np.empty(shape, types.out)
         if beta != 0:
             np.copyto(result, cast(Array, out))
-    _compute(a, b, result, types, settings, finish)
+    _compute(a, b, result, types, settings, finish, a_limit)
     if out is None:
         return result if shape else result[()]
     if result is not out:
@@ -212,7 +214,13 @@ def precision_for(b: Array | Packed, precision: Precision | None) -> Precision |
 
 
 def _compute(
-    a: Array, b: Array | Packed, c: Array, types: Types, settings: int, finish: Finish
+    a: Array,
+    b: Array | Packed,
+    c: Array,
+    types: Types,
+    settings: int,
+    finish: Finish,
+    a_limit: int,
 ) -> None:
     """Bring the operands into the form of one product, or of a stack of them, and run it."""
     weights = None
@@ -255,7 +263,7 @@ def _compute(
     b_flat: Array | Packed = b
     if isinstance(b, np.ndarray):
         b_flat = b.reshape((batch, k, n) if products else (k, n))
-    call = _Call(a, b_flat, flat, weights, types, settings, finish, whole)
+    call = _Call(a, b_flat, flat, weights, types, settings, finish, whole, a_limit)
     call.run()
     if flat.size and not call.is_whole and not np.may_share_memory(flat, target):
         target[...] = flat.reshape(target.shape)
@@ -292,6 +300,7 @@ class _Call:
     settings: int
     finish: Finish
     whole: tuple[Array, Array | Packed, Array]  # the stacks as they came
+    a_limit: int = 127
     is_whole: bool = False  # the result is in `whole`, not in `c`
 
     @functools.cached_property
@@ -363,7 +372,7 @@ class _Call:
         bias, activation, alpha, beta = self.finish
         outcome = _core.multiply(
             self.a, b, self.c, self.weights, self.settings,
-            bias=bias, activation=activation, alpha=alpha, beta=beta,
+            bias=bias, activation=activation, alpha=alpha, beta=beta, a_limit=self.a_limit,
             pin=not isinstance(self.b, np.ndarray) and self.b.pinned,
         )  # fmt: skip
         if outcome["on_npu"]:

@@ -44,7 +44,7 @@ _ALIGNMENT = 4096
 _LARGEST_HEADER = 1 << 28
 _LARGEST = 1 << 62
 
-_METHODS = ("integers", "float16", "float32", "int8")
+_METHODS = ("integers", "float16", "float32", "int8", "int4")
 _DTYPES = ("int8", "uint8", "float16", "bfloat16", "float32", "float64")
 _FLAGS = ("has_low", "zero", "subnormal")
 
@@ -360,7 +360,7 @@ def _layout_from(fields: _Fields) -> Layout:
             raise WeightsFileError("the header has tiles larger than any file")
     dtype, packed_dtype = (fields.one_of(name, _DTYPES) for name in ("dtype", "packed_dtype"))
     method = fields.one_of("method", _METHODS)
-    quantized = (dtype, packed_dtype, method) == ("float32", "int8", "int8")
+    quantized = (dtype, packed_dtype) == ("float32", "int8") and method in ("int8", "int4")
     if (dtype != packed_dtype and not quantized) or (rotation is not None and not quantized):
         raise WeightsFileError("the header has types that don't go together")
     return Layout(

@@ -76,7 +76,7 @@ struct OpenEngine {
   ~OpenEngine() { close_engine(); }
 };
 
-constexpr Settings kOnNpu{.device = Device::npu};
+constexpr Settings kOnNpu{.device = Device::npu, .precision = Precision::int8};
 
 /// Integers, packed as int4, and int8 to multiply by them, with the answer beside.
 struct Example {
@@ -527,6 +527,17 @@ TEST_CASE("floats by int4 weights have the same bits in both ways and for any nu
   }
   CHECK(result(m, 127) == result(m, 119));  // 119 is all that two parts have
   CHECK(result(m, 119) != result(m, 7));
+}
+
+TEST_CASE("no float is rounded for integers unasked") {
+  Example example({1, 8, 700, 65}, 127, -8, 7, -8, 7);
+  const auto reason = [&](Precision precision) {
+    return decide({.device = Device::npu, .precision = precision}, DType::float32, DType::int8,
+                  DType::float32, example.shape, example.weights.get())
+        .reason;
+  };
+  CHECK(int(reason(Precision::float32)) == int(Reason::dtype));
+  CHECK(int(reason(Precision::int8)) == int(Reason::npu));
 }
 
 TEST_CASE("a runtime that gets int4 wrong multiplies its weights as int8") {

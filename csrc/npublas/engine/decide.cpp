@@ -18,6 +18,8 @@ Decision cpu(Reason reason, bool fallback = false) {
 std::optional<Method> method_for(DType a, DType b, Precision precision, const Weights* weights) {
   if (!weights) return method_of(a, b, precision);
   const Method method = weights->grid().method;
+  // Integers that aren't quantised may be int4, too: no float is rounded for them unasked.
+  if (method == Method::int4 && is_float(a) && precision != Precision::int8) return std::nullopt;
   if (method == Method::int4 && a == DType::int8) return method;
   const bool integers = method_of(a, weights->grid().dtype, precision) == Method::integers;
   if (method == Method::integers ? !integers : !is_float(a)) return std::nullopt;
