@@ -1,7 +1,7 @@
 """ml_dtypes' bfloat16: known without being imported, and multiplied without being widened.
 
-numpy.matmul widens it to float32, and gives float32; so does npublas.matmul. ``dtype=bfloat16``, and
-`linear` and `gemm`, round the sums to it once.
+numpy.matmul widens it to float32, and gives float32; so does npublas.matmul. ``dtype=bfloat16``,
+and `linear` and `gemm`, round the sums to it once.
 """
 
 from __future__ import annotations

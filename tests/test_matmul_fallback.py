@@ -82,9 +82,11 @@ def test_what_the_npu_would_lose_falls_back_with_its_reason():
     far[:, ::2] = 2.0**-60
     a, b = far, np.ascontiguousarray(far[:, ::-1].T)
     for x, y, reason in ((nan, nan, "contain NaN or infinity"), (a, b, "lie so far apart")):
-        with npublas.config_context(on_fallback="error"):
-            with pytest.raises(npublas.FallbackError, match=reason):
-                npublas.matmul(x, y)
+        with (
+            npublas.config_context(on_fallback="error"),
+            pytest.raises(npublas.FallbackError, match=reason),
+        ):
+            npublas.matmul(x, y)
         np.testing.assert_array_equal(npublas.matmul(x, y), np.matmul(x, y))
 
 

@@ -1,4 +1,4 @@
-"""int8 and uint8 in one product, and their exact sums in int32: NumPy's numbers, dtypes and rules."""
+"""int8 and uint8 in one product, and their exact sums in int32: NumPy's numbers and rules."""
 
 from __future__ import annotations
 

@@ -120,9 +120,10 @@ def _linear(
         raise TypeError(f"there is no {activation} of {dtype}; use floats")
     if x.dtype.name in _BYTES and w.dtype.name in _BYTES:
         dtype = np.dtype(np.int32)
+    addend = _bias_for(bias, w.shape[-1], dtype)
     y = _product.multiply(x, w, dtype=dtype, precision=precision, device=device)
-    if bias is not None:
-        y = y + _bias_for(bias, w.shape[-1], dtype)
+    if addend is not None:
+        y = y + addend
     if activation:
         y = np.maximum(y, dtype.type(0))
     return _put(y, out)

@@ -174,7 +174,9 @@ def usable(
         and out.dtype.isnative
         and out.flags.writeable
         and out.flags.aligned
-        and not any(step == 0 for step, size in zip(out.strides, shape, strict=True) if size > 1)
+        and not (
+            out.size > 1 and 0 in [t for t, n in zip(out.strides, shape, strict=True) if n > 1]
+        )
         and not any(isinstance(x, np.ndarray) and np.may_share_memory(out, x) for x in others)
     )
     return out if fits else None
