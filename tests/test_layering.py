@@ -51,7 +51,7 @@ LAYERS: list[set[str]] = [
     {"_verify", "_library", "_stats", "_memory", "_lanes", "_weights_file"},
     {"_engine", "_quantized"},
     {"_product"},
-    {"_decide", "_info", "_quantize", "_packed", "_linear"},
+    {"_decide", "_info", "_quantize", "_packed", "_packing", "_rules", "_linear"},
     {"_error_report", "_cache"},
     {"__init__"},
     {"nn", "testing"},

@@ -24,6 +24,7 @@ namespace {
 
 using SharedWeights = std::shared_ptr<Weights>;
 using MaybeWeights = std::optional<SharedWeights>;
+using Scales = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Bias = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
 // In the order of `Reason`.
@@ -137,7 +138,8 @@ BasicView<Pointer> view_of(const py::array& array, Pointer data, std::int64_t ba
 py::dict multiply_arrays(const py::array& a, const std::optional<py::array>& b, py::array& out,
                          const MaybeWeights& maybe_weights, int settings_bits,
                          const std::optional<Bias>& bias, const std::string& activation,
-                         double alpha, double beta, float a_scale, int a_limit, bool pin) {
+                         double alpha, double beta, const std::optional<Scales>& a_scales,
+                         int a_limit, bool pin) {
   const SharedWeights weights = maybe_weights.value_or(nullptr);
   if (!b && !weights) throw py::value_error("neither an array nor weights to multiply with");
   if (out.ndim() < 2 || a.ndim() < 2) throw py::value_error("the arrays don't fit together");
@@ -148,6 +150,8 @@ py::dict multiply_arrays(const py::array& a, const std::optional<py::array>& b, 
   if (weights && (weights->grid().k != shape.k || weights->grid().n != shape.n ||
                   (weights->grid().batch != 1 && weights->grid().batch != shape.batch)))
     throw py::value_error("the weights don't fit the arrays");
+  if (a_scales && (!weights || a_scales->size() != weights->grid().depth_tiles()))
+    throw py::value_error("fixed scales are one for each K tile of weights");
   if (bias && bias->size() != shape.n) throw py::value_error("a bias has one number per column");
 
   Request request{.product = {.a_type = dtype_of(a),
@@ -162,7 +166,7 @@ py::dict multiply_arrays(const py::array& a, const std::optional<py::array>& b, 
                                .beta = beta,
                                .bias = bias ? bias->data() : nullptr,
                                .activation = activation_from(activation)},
-                  .a_scale = a_scale,
+                  .a_scales = a_scales ? a_scales->data() : nullptr,
                   .a_limit = a_limit};
   if (b) request.product.b = view_of(*b, b->data(), shape.batch, shape.k, shape.n);
   const Settings settings = settings_from(settings_bits);
@@ -236,7 +240,7 @@ void register_product(py::module_& module) {
   module.def("multiply", &multiply_arrays, py::arg("a"), py::arg("b"), py::arg("out"),
              py::arg("weights"), py::arg("settings"), py::kw_only(), py::arg("bias") = py::none(),
              py::arg("activation") = "none", py::arg("alpha") = 1.0, py::arg("beta") = 0.0,
-             py::arg("a_scale") = 0.0f, py::arg("a_limit") = 127, py::arg("pin") = false,
+             py::arg("a_scales") = py::none(), py::arg("a_limit") = 127, py::arg("pin") = false,
              "Multiply on the NPU, which is open. Unless 'on_npu', nothing of `out` is a result.");
   module.def(
       "count",

@@ -159,6 +159,13 @@ py::bytes read(const File& file, std::uint64_t offset, std::size_t size) {
 }  // namespace
 
 void register_weights(py::module_& module) {
+  module.def(
+      "tile_depth",
+      [](const std::string& method, std::int64_t k, std::int64_t n, std::int64_t group) {
+        return grid_for(method_from(method), DType::int8, 1, k, n, group).tile_depth;
+      },
+      py::arg("method"), py::arg("k"), py::arg("n"), py::kw_only(), py::arg("group"));
+
   py::class_<File, std::shared_ptr<File>>(module, "File",
                                           "An open file, closed when nobody has it any more.")
       .def(py::init<int>(), py::arg("descriptor"))

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from npublas import _symmetric
+from npublas import _core, _symmetric
 from npublas._hadamard import rotate
 from npublas._matmul import ufunc as matmul
 from npublas._symmetric import Float32s, Int8s
 
 # |sum| <= 127·127·K fits int32 up to K = 133,143. Longer sums are added up in int64.
 _LONGEST_INT32_SUM = 1 << 17
+_DEEPEST = 2048  # int8 tiles, along K
 
 
 class Lanes(NamedTuple):
@@ -76,6 +77,22 @@ def activations(
 def _any_not_finite(x: Float32s) -> NDArray[np.bool_]:
     """For each row."""
     return np.asarray(~np.isfinite(x).all(axis=-1))
+
+
+def tile_depth(bits: int, k: int, n: int, group_size: int | None) -> int:
+    """How deep the NPU's tiles are for weights of `bits`: a group, or an equal part of it.
+
+    Without groups it is what the core takes; one scale along K is then one for every tile. Each
+    tile takes scales of the activations of its own.
+    """
+    if bits == 4:
+        return _core.tile_depth("int4", k, n, group=group_size or max(k, 1))
+    if group_size is None:
+        return _core.tile_depth("int8", k, n, group=0)
+    if group_size <= _DEEPEST:
+        return group_size
+    part = next(depth for depth in range(_DEEPEST, 0, -1) if group_size % depth == 0)
+    return part if part >= 128 else group_size  # a prime number has no parts
 
 
 def multiply(a: Lanes, b: Lanes) -> NDArray[np.float64]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,13 +12,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npublas import _config, _core, _product, _ufuncs, _weights_file
+from npublas import _config, _core, _product, _rules, _ufuncs, _weights_file
 from npublas._hadamard import rotate
 from npublas._matmul import ufunc as matmul
+from npublas._packing import Operand, pack_array, pack_quantized
 from npublas._table import mebibytes
 from npublas._types import Precision
-from npublas._weights_file import Layout, SourceSection, Stamp
-from npublas.errors import NpuError, WeightsFileError
+from npublas._weights_file import Layout, SourceSection
+from npublas.errors import WeightsFileError
 
 __all__ = ["PackedMatrix", "load", "pack"]
 
@@ -32,7 +32,6 @@ _PRECISIONS: dict[str, str] = {
 }
 _INTEGERS = ("int8", "uint8")
 _INT4_LARGEST = 8  # in magnitude: -8 ... 7
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def pack(b: ArrayLike, *, precision: Precision | None = None, pin: bool = False) -> PackedMatrix:
@@ -87,10 +86,10 @@ def pack(b: ArrayLike, *, precision: Precision | None = None, pin: bool = False)
     if hasattr(b, "scales") and hasattr(b, "rotation"):
         if precision not in (None, "int8"):
             raise ValueError(f"a quantised matrix is packed as int8, not with {precision=}")
-        return PackedMatrix(_pack_quantized(b), pin=pin)
+        return PackedMatrix(pack_quantized(b), pin=pin)
     precision = precision or _config.get_config().precision
     _config.packed(precision=precision)  # raises
-    return PackedMatrix(_pack_array(np.asarray(b), precision), pin=pin)
+    return PackedMatrix(pack_array(np.asarray(b), precision), pin=pin)
 
 
 def load(path: str | os.PathLike[str], *, pin: bool = False) -> PackedMatrix:
@@ -127,7 +126,7 @@ def load(path: str | os.PathLike[str], *, pin: bool = False) -> PackedMatrix:
     """
     loaded = _weights_file.read(os.path.abspath(os.fspath(path)))  # noqa: PTH100
     return PackedMatrix(
-        _Operand(loaded.weights, loaded.layout, loaded.source, loaded.stamp), pin=pin
+        Operand(loaded.weights, loaded.layout, loaded.source, loaded.stamp), pin=pin
     )
 
 
@@ -155,8 +154,8 @@ class PackedMatrix:
 
     __slots__ = ("__weakref__", "_name", "_open", "_pinned")
 
-    def __init__(self, operand: _Operand, *, pin: bool) -> None:
-        self._open: _Operand | None = operand
+    def __init__(self, operand: Operand, *, pin: bool) -> None:
+        self._open: Operand | None = operand
         self._name = operand.name
         self._pinned = bool(pin)
 
@@ -262,7 +261,7 @@ class PackedMatrix:
         self.close()
 
     @property
-    def _operand(self) -> _Operand:
+    def _operand(self) -> Operand:
         if self._open is None:
             raise ValueError(f"this packed matrix is closed ({self._name})")
         return self._open
@@ -272,6 +271,11 @@ class PackedMatrix:
     @property
     def _weights(self) -> _core.Weights:
         return self._operand.weights
+
+    @property
+    def _activation_scales(self) -> NDArray[np.float32] | None:
+        """The fixed scales of `x`, one for each K tile, or None."""
+        return self._operand.activation_scales
 
     def _prepare(self, x: NDArray[Any]) -> NDArray[Any]:
         """What is multiplied by the packed bytes, or by `_dense()`, in the place of `x`."""
@@ -379,13 +383,13 @@ class PackedMatrix:
         a_limit = 127
         if plain.dtype.name == "int4":
             plain, a_limit = plain.astype(np.int8), _INT4_LARGEST
-        back: Callable[[NDArray[Any]], NDArray[Any]] = _same
+        back: Callable[[NDArray[Any]], NDArray[Any]] = _rules.same
         out_here = out
         if axes is not None:
-            plain, back = _move_axes(plain, self.ndim, axes)
+            plain, back = _rules.move_axes(plain, self.ndim, axes)
             # A view with the axes of the product: what is written there is in `out`.
-            out_here = None if out is None else _moved_out(out, axes)
-        shape = _result_shape(plain, self.shape, ufunc, out_here)
+            out_here = None if out is None else _rules.moved_out(out, axes)
+        shape = _rules.result_shape(plain, self.shape, ufunc, out_here)
         if "bfloat16" in (plain.dtype.name, self.dtype.name):
             _ufuncs.learn_bfloat16(matmul)
         result_type = ufunc.resolve_dtypes(
@@ -406,181 +410,12 @@ class PackedMatrix:
         if out_here is None:
             target = np.empty(shape, result_type, order) if order in ("C", "F") and shape else None
             result = back(multiply(target))
-            return _as_type_of(x, result, ufunc, (x, self)) if subok else result
-        direct = (
-            type(out_here) is np.ndarray
-            and out_here.shape == shape
-            and out_here.dtype == result_type
-            and out_here.flags.writeable
-            and not np.may_share_memory(out_here, plain)
-        )
-        if direct:
+            return _rules.as_type_of(x, result, ufunc, (x, self)) if subok else result
+        if _product.usable(out_here, shape, result_type, (plain,)) is not None:
             multiply(out_here)
         else:
             np.copyto(out_here, multiply(None), casting=casting)
         return out
-
-
-class _Operand:
-    """What a PackedMatrix and its copies share: the packed bytes, and how to do without them."""
-
-    def __init__(
-        self,
-        weights: _core.Weights,
-        layout: Layout,
-        source: NDArray[Any] | SourceSection | None,
-        stamp: Stamp | None = None,
-    ) -> None:
-        self.weights = weights
-        self.layout = layout
-        self.source = source
-        self.stamp = stamp
-        self.dtype = _weights_file.dtype_named(layout.dtype)
-        self._unpacked: NDArray[Any] | None = None
-        # The last copy that goes takes along what the NPU's memory holds of it.
-        weakref.finalize(self, _product.forget, weights).atexit = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape without the padding of a rotation."""
-        shape = self.layout.shape
-        if self.layout.rotation is None:
-            return shape
-        return (*shape[:-2], self.layout.rotation[1], shape[-1])
-
-    @property
-    def name(self) -> str:
-        """What it was, for when it isn't any more."""
-        sizes = " × ".join(map(str, self.shape))
-        return f"{sizes} of {self.dtype}" + (f", {self.stamp.path}" if self.stamp else "")
-
-    def dense(self) -> NDArray[Any]:
-        if self._unpacked is None:
-            dense = self._restored()
-            dense.flags.writeable = False
-            self._unpacked = dense
-        return self._unpacked
-
-    def _restored(self) -> NDArray[Any]:
-        if isinstance(self.source, SourceSection):
-            return self.source.read()
-        if self.source is not None:
-            return self.source
-        integers = self.layout.method == "integers"
-        *stack, k, n = shape = self.layout.shape
-        packed_type = self.dtype if integers else np.dtype(np.float32)
-        array: NDArray[Any] = np.empty(shape, packed_type)
-        if self.layout.order == "F":
-            array = np.empty((*stack, n, k), packed_type).swapaxes(-1, -2)
-        self.weights.unpack_into(array if stack else array[np.newaxis])
-        return array.astype(self.dtype, order="K", copy=False)
-
-
-def _pack_array(b: NDArray[Any], precision: str) -> _Operand:
-    name = b.dtype.name
-    if name not in (*_INTEGERS, *_FLOATS, "int4"):
-        raise TypeError(
-            f"pack() takes {', '.join(_INTEGERS + _FLOATS)}, not {b.dtype}; convert the array with "
-            ".astype(...) first"
-        )
-    if b.ndim not in (2, 3):
-        raise ValueError(
-            f"pack() takes a matrix or a stack of them, of 2 or 3 dimensions, not {b.ndim}"
-        )
-    if name == "int4":  # a byte each, in NumPy
-        weights, _ = _pack_stack(b.astype(np.int8), "int8", "int4")
-        return _Operand(weights, _layout(weights, b.shape, "int8", "C", None), None)
-    if not b.dtype.isnative:
-        b = b.astype(b.dtype.newbyteorder("="))
-    method = "integers" if name in _INTEGERS else precision
-    order = "F" if abs(b.strides[-2]) < abs(b.strides[-1]) else "C"
-    weights, exact = _pack_stack(b, name, method)
-    source = None
-    if method == "float32" and not exact:
-        source = np.array(b.swapaxes(-1, -2) if order == "F" else b, order="C", copy=True)
-        source = source.swapaxes(-1, -2) if order == "F" else source
-    return _Operand(weights, _layout(weights, b.shape, name, order, None), source)
-
-
-def _pack_quantized(q: Any) -> _Operand:
-    """Pack a QuantizedMatrix: its integers, with its scales."""
-    data: NDArray[np.int8] = q.data
-    if q.axis == -2:
-        raise ValueError(
-            f"{q!r} can't be packed: its scales change along K. Quantise it with axis=-1, for "
-            "scales of its columns"
-        )
-    if q.rotation is not None and q.rotation.axis != -2:
-        raise ValueError(f"{q!r} can't be packed: it was rotated to be the left operand")
-    if q.activation_scales is not None:
-        raise ValueError(
-            f"{q!r} can't be packed: packed weights take the scale of each row of activations. "
-            "Remove the fixed one: q.with_largest_activation(None)"
-        )
-    if data.ndim not in (2, 3):
-        raise ValueError(
-            f"pack() takes a matrix or a stack of them, of 2 or 3 dimensions, not {data.ndim}"
-        )
-    k, n = data.shape[-2:]
-    group = q.group_size or k
-    rotation = None if q.rotation is None else (q.rotation.block, q.rotation.length)
-    if q.bits == 4:
-        scales = np.broadcast_to(q.scales, (*data.shape[:-2], q.scales.shape[-2], n))
-        weights, _ = _pack_stack(data, "int8", "int4", group, np.ascontiguousarray(scales))
-        return _Operand(weights, _layout(weights, data.shape, "float32", "C", rotation), None)
-    depth = _depth_of_groups(group)
-    tiles = -(-k // depth)
-    # The scale of each tile: that of the group in which it lies.
-    of_tile = np.arange(tiles) * depth // group if q.scales.shape[-2] > 1 else [0] * tiles
-    scales = np.broadcast_to(q.scales[..., of_tile, :], (*data.shape[:-2], tiles, n))
-    weights, _ = _pack_stack(data, "int8", "int8", depth, np.ascontiguousarray(scales))
-    return _Operand(weights, _layout(weights, data.shape, "float32", "C", rotation), None)
-
-
-def _depth_of_groups(group: int) -> int:
-    """The depth of tiles that have one scale per column: a group, or an equal part of it.
-
-    At most 2048, as int8 tiles of every plan.
-    """
-    parts = next(p for p in range(1, max(group, 1) + 1) if group % p == 0 and group // p <= 2048)
-    return max(group // parts, 1)
-
-
-def _pack_stack(
-    b: NDArray[Any],
-    name: str,
-    method: str,
-    group: int = 0,
-    scales: NDArray[np.float32] | None = None,
-) -> tuple[_core.Weights, bool]:
-    stack = b if b.ndim == 3 else b[np.newaxis]
-    if name == "bfloat16":
-        stack = stack.view(np.uint16)  # the core reads its bits
-    try:
-        return _core.Weights.pack(stack, dtype=name, method=method, group=group, scales=scales)
-    except NpuError as error:
-        raise ValueError(str(error)) from None
-
-
-def _layout(
-    weights: _core.Weights,
-    shape: tuple[int, ...],
-    dtype: str,
-    order: str,
-    rotation: tuple[int, int] | None,
-) -> Layout:
-    grid = weights.grid
-    return Layout(
-        shape=shape,
-        dtype=dtype,
-        packed_dtype=grid["dtype"],
-        method=grid["method"],
-        order=order,
-        tile_depth=grid["tile_depth"],
-        tile_columns=grid["tile_columns"],
-        entries=tuple(weights.entries),
-        rotation=rotation,
-    )
 
 
 def _reload(path: str, digest: str, pin: bool) -> PackedMatrix:
@@ -595,71 +430,4 @@ def _reload(path: str, digest: str, pin: bool) -> PackedMatrix:
 def _restore(layout: Layout, packed: Any, source: NDArray[Any] | None, pin: bool) -> PackedMatrix:
     """Unpickle what was pickled with its bytes."""
     weights = _core.Weights.from_buffer(packed, grid=layout.grid, entries=list(layout.entries))
-    return PackedMatrix(_Operand(weights, layout, source), pin=pin)
-
-
-# NumPy's rules, for a right operand that is no array
-
-
-def _same(array: NDArray[Any]) -> NDArray[Any]:
-    return array
-
-
-def _result_shape(
-    x: NDArray[Any], w_shape: tuple[int, ...], ufunc: Any, out: NDArray[Any] | None
-) -> tuple[int, ...]:
-    """The shape of a product, or NumPy's own error if there is none."""
-    *stack, k, n = w_shape
-    try:
-        fits = x.ndim > 0 and x.shape[-1] == k
-        shape = (*np.broadcast_shapes(x.shape[:-2], tuple(stack)), *x.shape[-2:-1], n)
-    except ValueError:
-        fits = False
-    if fits and out is not None and out.shape != shape:
-        # As any ufunc, matmul repeats a result for a larger stack.
-        cores = min(x.ndim, 2)
-        try:
-            fits = out.shape == (
-                *np.broadcast_shapes(shape[:-cores], out.shape[:-cores]), *shape[-cores:]
-            )  # fmt: skip
-        except ValueError:
-            fits = False
-    if not fits:
-        # The same product of arrays that take no memory: NumPy refuses it before it computes.
-        zero = np.zeros(())
-        ufunc(np.broadcast_to(zero, x.shape), np.broadcast_to(zero, w_shape), out=out)
-        raise ValueError(f"a product of {x.shape} and {w_shape} can't be")
-    return shape
-
-
-def _move_axes(
-    x: NDArray[Any], ndim: int, axes: Sequence[Any]
-) -> tuple[NDArray[Any], Callable[[NDArray[Any]], NDArray[Any]]]:
-    """`x` with its matrices in the last two axes, and how to move those of the result."""
-    if len(axes) != 3:
-        raise ValueError("axes should be a list with an entry for each input and the output")
-    of_x, of_w, of_out = map(_as_tuple, axes)
-    if tuple(axis - ndim if axis >= 0 else axis for axis in of_w) != (-2, -1):
-        raise TypeError("the matrices of a PackedMatrix lie in its axes (-2, -1), and nowhere else")
-    if len(of_x) != min(x.ndim, 2) or len(of_out) != len(of_x):
-        raise ValueError("axes must name one axis of a vector, and two of a matrix")
-    last = tuple(range(-len(of_x), 0))
-    return np.moveaxis(x, of_x, last), lambda result: np.moveaxis(result, last, of_out)
-
-
-def _moved_out(out: NDArray[Any], axes: Sequence[Any]) -> NDArray[Any]:
-    of_out = _as_tuple(axes[2])
-    return np.moveaxis(out, of_out, tuple(range(-len(of_out), 0)))
-
-
-def _as_tuple(axes: Any) -> tuple[int, ...]:
-    return tuple(axes) if isinstance(axes, (tuple, list)) else (axes,)
-
-
-def _as_type_of(x: NDArray[Any], result: NDArray[Any], ufunc: Any, inputs: Any) -> Any:
-    """A product in the class of its left operand, as NumPy has it for subclasses of ndarray."""
-    if type(x) is np.ndarray:
-        return result
-    if np.lib.NumpyVersion(np.__version__) < "2.0.0":
-        return x.__array_wrap__(result, (ufunc, inputs, 0))
-    return x.__array_wrap__(result, (ufunc, inputs, 0), result.ndim == 0)
+    return PackedMatrix(Operand(weights, layout, source), pin=pin)

@@ -57,6 +57,8 @@ class Packed(Protocol):
     def pinned(self) -> bool: ...
     @property
     def _weights(self) -> _core.Weights: ...
+    @property
+    def _activation_scales(self) -> NDArray[np.float32] | None: ...
 
     def _prepare(self, x: Array) -> Array:
         """What is multiplied in the place of the left operand."""
@@ -375,6 +377,7 @@ class _Call:
         outcome = _core.multiply(
             self.a, b, self.c, self.weights, self.settings,
             bias=bias, activation=activation, alpha=alpha, beta=beta, a_limit=self.a_limit,
+            a_scales=None if isinstance(self.b, np.ndarray) else self.b._activation_scales,
             pin=not isinstance(self.b, np.ndarray) and self.b.pinned,
         )  # fmt: skip
         if outcome["on_npu"]:

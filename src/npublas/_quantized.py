@@ -6,6 +6,7 @@ it. So a right operand has scales per column, a left one per row, and either may
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -351,13 +352,18 @@ def _times(x: NDArray[Any], q: QuantizedMatrix, depth_axis: int, dtype: Any) -> 
     if q.ndim == 2:  # a stack of activations is one high matrix
         rows = rows.reshape(-1 if length else int(np.prod(rows.shape[:-1])), length)
     np.broadcast_shapes(rows.shape[:-2], q.shape[:-2])  # raises
+    size = q.group_size
+    if size is None and q.activation_scales is None:
+        # Rows have a scale for each K tile, as they have where the weights are packed.
+        k, n = q.data.shape[depth_axis], q.data.shape[-3 - depth_axis]
+        size = _lanes.tile_depth(q.bits, k, n, None)
     activations, unusable = _lanes.activations(
         rows,
         block=q.rotation.block if q.rotation else None,
-        group_size=q.group_size,
+        group_size=size,
         q_max=ACTIVATION_MAX[q.bits],
         fixed=q.activation_scales,
-        watch=(lambda maxima: _calibrate.record(q, maxima)) if _calibrate.is_active() else None,
+        watch=functools.partial(_record, q) if _calibrate.is_active() else None,
     )
     product = _lanes.multiply(activations, weights)
     if unusable.any():
@@ -370,6 +376,11 @@ def _times(x: NDArray[Any], q: QuantizedMatrix, depth_axis: int, dtype: Any) -> 
     if q.ndim == 2:
         return product.reshape(*x.shape[:-1], product.shape[-1])
     return product
+
+
+def _record(q: QuantizedMatrix, maxima: Float32s) -> None:
+    """Tell the calibration the largest activations of each group, or of all if there are none."""
+    _calibrate.record(q, maxima if q.group_size is not None else maxima.max(keepdims=True))
 
 
 def _quantized_product(left: QuantizedMatrix, right: QuantizedMatrix, dtype: Any) -> NDArray[Any]:

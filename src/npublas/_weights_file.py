@@ -70,6 +70,8 @@ class Layout:
         Of each tile: offset, bytes, checksum, has_low, zero, subnormal.
     rotation : tuple of int or None
         (block, length): K was rotated in blocks, after it was padded from `length`.
+    activation_scales : tuple of float or None
+        The fixed scale of the other operand for each tile of K; None takes the largest of each row.
     """
 
     shape: tuple[int, ...]
@@ -81,6 +83,7 @@ class Layout:
     tile_columns: int
     entries: tuple[tuple[Any, ...], ...]
     rotation: tuple[int, int] | None
+    activation_scales: tuple[float, ...] | None = None
 
     @property
     def grid(self) -> dict[str, Any]:
@@ -298,6 +301,9 @@ def _aligned(offset: int) -> int:
 def _head(layout: Layout, tiles: int, source: memoryview | None) -> tuple[bytes, int, int]:
     """The prefix and the header, and where the tiles and the source begin."""
     fields: dict[str, Any] = {
+        "activation_scales": None
+        if layout.activation_scales is None
+        else list(layout.activation_scales),
         "byteorder": "little",
         "dtype": layout.dtype,
         "method": layout.method,
@@ -360,9 +366,16 @@ def _layout_from(fields: _Fields) -> Layout:
             raise WeightsFileError("the header has tiles larger than any file")
     dtype, packed_dtype = (fields.one_of(name, _DTYPES) for name in ("dtype", "packed_dtype"))
     method = fields.one_of("method", _METHODS)
+    fixed = fields.take("activation_scales")
     quantized = (dtype, packed_dtype) == ("float32", "int8") and method in ("int8", "int4")
-    if (dtype != packed_dtype and not quantized) or (rotation is not None and not quantized):
+    if (dtype != packed_dtype or rotation is not None or fixed is not None) and not quantized:
         raise WeightsFileError("the header has types that don't go together")
+    if fixed is not None and not (
+        isinstance(fixed, list)
+        and len(fixed) == -(-shape[-2] // tile[0])
+        and all(type(scale) is float and 0 < scale < 3.5e38 for scale in fixed)
+    ):
+        raise WeightsFileError("the header has activation scales that can't be what they are")
     return Layout(
         shape=shape,
         dtype=dtype,
@@ -373,6 +386,7 @@ def _layout_from(fields: _Fields) -> Layout:
         tile_columns=tile[1],
         entries=tuple(entries),
         rotation=None if rotation is None else (rotation[0], rotation[1]),
+        activation_scales=None if fixed is None else tuple(fixed),
     )
 
 

@@ -109,7 +109,8 @@ class Computation {
     return dtype == DType::uint8 && product_.out != DType::uint8 && product_.out != DType::int8;
   }
 
-  Packing packing_of(DType dtype, bool is_a) const {
+  Packing packing_of(DType dtype, bool is_a, std::int64_t k) const {
+    const float fixed = request_.a_scales ? request_.a_scales[k / plan_.tile_depth] : 0;
     switch (method_) {
       case Method::integers:
         return {.coding = shifts(dtype) ? Coding::shifted : Coding::bytes};
@@ -118,9 +119,7 @@ class Computation {
       case Method::float32:
         return {.coding = Coding::split};
       case Method::int8:
-        if (is_a)
-          return {
-              .coding = Coding::quantized, .limit = request_.a_limit, .scale = request_.a_scale};
+        if (is_a) return {.coding = Coding::quantized, .limit = request_.a_limit, .scale = fixed};
         return {.coding = Coding::quantized};
       case Method::int4:  // of A, as B is packed already: the same however it is multiplied
         if (!is_float(dtype)) return {.coding = Coding::bytes};
@@ -128,7 +127,7 @@ class Computation {
                 .limit = request_.a_limit <= kInt4WeightMax
                              ? request_.a_limit
                              : std::min(request_.a_limit, kTwoPartsMax),
-                .scale = request_.a_scale};
+                .scale = fixed};
     }
     return {.coding = Coding::bytes};
   }
@@ -148,14 +147,15 @@ class Computation {
       const Timed timed(work_.pack_nanoseconds);
       const Access access(job_);
       if (!access) return false;
-      packed = pack_b({.data = product_.b.at(block_.batch, k, block_.column),
-                       .lane_stride = product_.b.column_stride,
-                       .depth_stride = product_.b.row_stride,
-                       .dtype = product_.b_type,
-                       .lanes = block_.columns,
-                       .depth = depth_},
-                      packing_of(product_.b_type, false), plan_.tile_columns, plan_.surface_depth(),
-                      (*bench_.b)->data(), b_low_.data(), b_notes_.to_fill());
+      packed =
+          pack_b({.data = product_.b.at(block_.batch, k, block_.column),
+                  .lane_stride = product_.b.column_stride,
+                  .depth_stride = product_.b.row_stride,
+                  .dtype = product_.b_type,
+                  .lanes = block_.columns,
+                  .depth = depth_},
+                 packing_of(product_.b_type, false, k), plan_.tile_columns, plan_.surface_depth(),
+                 (*bench_.b)->data(), b_low_.data(), b_notes_.to_fill());
     }
     if (!acceptable(packed)) return false;
     b_ = &**bench_.b;
@@ -276,7 +276,7 @@ class Computation {
                        .dtype = product_.a_type,
                        .lanes = rows_,
                        .depth = depth_},
-                      packing_of(product_.a_type, true), plan_.tile_rows, plan_.surface_depth(),
+                      packing_of(product_.a_type, true, k), plan_.tile_rows, plan_.surface_depth(),
                       nibbles ? static_cast<void*>(bytes_.data()) : a.data(),
                       method_ == Method::float32 ? a.data() + bytes : nullptr, a_notes_.to_fill());
     }

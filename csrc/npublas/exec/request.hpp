@@ -17,7 +17,9 @@ struct Request {
   std::shared_ptr<const Weights> weights = nullptr;  ///< in the place of B, if not null
   bool pin = false;                                  ///< the weights stay in the window
   Epilogue epilogue = {};                            ///< of float results; bias for all columns
-  float a_scale = 0;  ///< methods int8 and int4: of all rows of A; 0: their own
+  /// Methods int8 and int4: the scale of all rows of A for each K tile of the weights; null: their
+  /// own. Valid until the product ends.
+  const float* a_scales = nullptr;
   /// Methods int8 and int4: the largest magnitude in A. Of int4, floats go up to 119, or 7 where no
   /// more is asked for; an int8 A promises to be in -limit..limit (8: in -8..7).
   int a_limit = 127;
