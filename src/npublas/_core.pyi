@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['File', 'OLDEST_DRIVER', 'OLDEST_RUNTIME', 'RECOMMENDED_DRIVER', 'RECOMMENDED_RUNTIME', 'Weights', 'activate', 'chip_name', 'close_engine', 'count', 'counts', 'decide', 'engine_state', 'engine_status', 'finish', 'forget', 'has_low_parts', 'join_b', 'layout_index', 'make_unavailable', 'method_of', 'multiply', 'open_engine', 'pack', 'parse_version', 'plan', 'plan_for', 'probe_runtime', 'product_is_zero', 'read_runtime', 'reset_counts', 'runtime_candidates', 'simulator_path', 'soc_name', 'unpack_floats', 'unpack_integers', 'unpack_quantized']
+__all__: list[str] = ['File', 'OLDEST_DRIVER', 'OLDEST_RUNTIME', 'RECOMMENDED_DRIVER', 'RECOMMENDED_RUNTIME', 'Weights', 'activate', 'chip_name', 'close_engine', 'count', 'counts', 'decide', 'engine_state', 'engine_status', 'finish', 'forget', 'has_low_parts', 'join_b', 'layout_index', 'make_unavailable', 'method_of', 'multiply', 'open_engine', 'pack', 'parse_version', 'plan', 'plan_for', 'probe_runtime', 'product_is_zero', 'read_runtime', 'reset_counts', 'runtime_candidates', 'simulator_path', 'soc_name', 'tile_depth', 'unpack_floats', 'unpack_integers', 'unpack_quantized']
 class File:
     """
     An open file, closed when nobody has it any more.
@@ -104,7 +104,7 @@ def make_unavailable(because: str, *, for_good: bool) -> None:
     ...
 def method_of(a: str, b: str, precision: str) -> str | None:
     ...
-def multiply(a: numpy.ndarray, b: numpy.ndarray | None, out: numpy.ndarray, weights: Weights | None, settings: typing.SupportsInt | typing.SupportsIndex, *, bias: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None = None, activation: str = 'none', alpha: typing.SupportsFloat | typing.SupportsIndex = 1.0, beta: typing.SupportsFloat | typing.SupportsIndex = 0.0, a_scale: typing.SupportsFloat | typing.SupportsIndex = 0.0, a_limit: typing.SupportsInt | typing.SupportsIndex = 127, pin: bool = False) -> dict[str, typing.Any]:
+def multiply(a: numpy.ndarray, b: numpy.ndarray | None, out: numpy.ndarray, weights: Weights | None, settings: typing.SupportsInt | typing.SupportsIndex, *, bias: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None = None, activation: str = 'none', alpha: typing.SupportsFloat | typing.SupportsIndex = 1.0, beta: typing.SupportsFloat | typing.SupportsIndex = 0.0, a_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None, a_limit: typing.SupportsInt | typing.SupportsIndex = 127, pin: bool = False) -> dict[str, typing.Any]:
     """
     Multiply on the NPU, which is open. Unless 'on_npu', nothing of `out` is a result.
     """
@@ -146,6 +146,8 @@ def soc_name(compatible: bytes) -> str:
     """
     Return the Rockchip SoC of a device tree, '' if it has none.
     """
+def tile_depth(method: str, k: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, *, group: typing.SupportsInt | typing.SupportsIndex) -> int:
+    ...
 def unpack_floats(surface: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], cross: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None, *, surface_rows: typing.SupportsInt | typing.SupportsIndex, row_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], column_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], accumulate: bool, target: numpy.ndarray) -> dict[str, typing.Any]:
     ...
 def unpack_integers(surface: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], *, surface_rows: typing.SupportsInt | typing.SupportsIndex, row_offsets: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None, column_offsets: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None, accumulate: bool, target: numpy.ndarray) -> dict[str, typing.Any]:
