@@ -352,17 +352,18 @@ def _times(x: NDArray[Any], q: QuantizedMatrix, depth_axis: int, dtype: Any) -> 
     if q.ndim == 2:  # a stack of activations is one high matrix
         rows = rows.reshape(-1 if length else int(np.prod(rows.shape[:-1])), length)
     np.broadcast_shapes(rows.shape[:-2], q.shape[:-2])  # raises
-    size = q.group_size
-    if size is None and q.activation_scales is None:
+    size, fixed = q.group_size, q.activation_scales
+    if size is None:
         # Rows have a scale for each K tile, as they have where the weights are packed.
         k, n = q.data.shape[depth_axis], q.data.shape[-3 - depth_axis]
         size = _lanes.tile_depth(q.bits, k, n, None)
+        fixed = None if fixed is None else np.broadcast_to(fixed, (_symmetric.groups(k, size),))
     activations, unusable = _lanes.activations(
         rows,
         block=q.rotation.block if q.rotation else None,
         group_size=size,
         q_max=ACTIVATION_MAX[q.bits],
-        fixed=q.activation_scales,
+        fixed=fixed,
         watch=functools.partial(_record, q) if _calibrate.is_active() else None,
     )
     product = _lanes.multiply(activations, weights)
