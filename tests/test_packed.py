@@ -319,6 +319,22 @@ def test_out_is_filled_and_returned(call: Any, x_shape: Any, out_dtype: str) -> 
     same(out, wanted)
 
 
+@pytest.mark.parametrize("casting", ["no", "safe", "same_kind", "unsafe"])
+@pytest.mark.parametrize("out_dtype", ["float32", "float64", "float16", "int32"])
+def test_casting_says_what_out_may_be(casting: Any, out_dtype: str) -> None:
+    x, b = some((7, 40)), some((40, 30), seed=1)
+    out = np.empty((7, 30), out_dtype)
+    try:
+        wanted = np.matmul(x, b, out=np.empty_like(out), casting=casting)
+    except TypeError as error:
+        with pytest.raises(type(error)) as ours:
+            np.matmul(x, npublas.pack(b), out=out, casting=casting)
+        assert str(ours.value) == str(error)
+        return
+    assert np.matmul(x, npublas.pack(b), out=out, casting=casting) is out
+    same(out, wanted)
+
+
 def test_out_may_be_a_larger_stack() -> None:
     x, b = some((7, 40)), some((40, 30), seed=1)
     out = np.empty((5, 7, 30), np.float32)

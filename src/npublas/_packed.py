@@ -411,8 +411,8 @@ class PackedMatrix:
             target = np.empty(shape, result_type, order) if order in ("C", "F") and shape else None
             result = back(multiply(target))
             return _rules.as_type_of(x, result, ufunc, (x, self)) if subok else result
-        if _product.usable(out_here, shape, result_type, (plain,)) is not None:
-            multiply(out_here)
+        if casting == "same_kind":
+            multiply(out_here)  # which copes with whatever `out` is
         else:
             np.copyto(out_here, multiply(None), casting=casting)
         return out
