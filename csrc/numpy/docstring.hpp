@@ -35,8 +35,9 @@ device : {'auto', 'npu', 'cpu'}, optional
 Returns
 -------
 ndarray or scalar
-    As from `numpy.matmul`. Besides its signatures there is
-    ``(int8, int8) -> int32`` (NumPy >= 2): ask for it with ``dtype=numpy.int32``.
+    As from `numpy.matmul`. Besides its signatures there are those of int8 and uint8,
+    also mixed, to int32 (NumPy >= 2): ask for them with ``dtype=numpy.int32``; and,
+    once ml_dtypes is imported, of bfloat16 to float32, and with ``dtype=`` to itself.
 
 Raises
 ------
@@ -51,7 +52,7 @@ FallbackError
 
 Notes
 -----
-Integer results are bit-identical to NumPy's (int8 and uint8 wrap around). float16
+Integer results are bit-identical to NumPy's (they wrap around). float16
 results are sums in float32, rounded once; they may differ from NumPy's in the last
 bit, because the order of the additions differs.
 
