@@ -24,9 +24,11 @@ class Plan:
     ----------
     method : str
         How it would be computed: ``"integers"``, ``"float16"``, ``"float32"`` (floats in two
-        float16 parts each), or ``"int8"`` (quantised floats).
+        float16 parts each), ``"int8"`` (quantised floats), or ``"int4"`` (weights of int4).
     element : str
-        What the NPU multiplies: ``"int8"`` or ``"float16"``.
+        What the NPU multiplies: ``"int4"``, ``"int8"`` or ``"float16"``.
+    parts : int
+        Of the left operand, which one run multiplies: 2 where int8 is multiplied in two of int4.
     tile : tuple of int
         (rows, depth, columns) of one run of the runtime.
     block : tuple of int
@@ -41,6 +43,7 @@ class Plan:
 
     method: str
     element: str
+    parts: int
     tile: tuple[int, int, int]
     block: tuple[int, int]
     blocks: int
@@ -150,6 +153,8 @@ class Explanation:
             "integers": "exact integers",
             "float16": "one product of float16",
             "int8": "one product of floats quantised to int8",
+            "int4": f"int4 weights, multiplied as {plan.element}"
+            + (", the left operand in two parts" if plan.parts == 2 else ""),
         }
         return names[plan.method]
 
