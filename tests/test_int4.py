@@ -171,6 +171,20 @@ def test_the_plan_takes_the_cheaper_way():
     assert few["tile"][1:] == many["tile"][1:]
 
 
+def test_explain_tells_the_way():
+    rng = np.random.default_rng(9)
+    w = npublas.pack(npublas.quantize(np.ones((2048, 2048), np.float32), bits=4))
+    x = rng.standard_normal((2048, 2048)).astype(np.float32)
+    few, many = npublas.explain(x[:1], w), npublas.explain(x, w)
+    assert few.products == 2 and "by 2 parts of int4" in repr(few)
+    assert many.products == 1 and "unpacked to int8" in repr(many)
+    integers = npublas.pack(int4s(rng, (2048, 2048)).astype(INT4))
+    one = npublas.explain(int4s(rng, (1, 2048)).astype(INT4), integers, dtype=np.int32)
+    assert one.products == 1 and one.plan.element == "int4" and "by 1 part of" in repr(one)
+    anything = npublas.explain(int4s(rng, (1, 2048)), integers, dtype=np.int32)
+    assert anything.plan.element == "int8"
+
+
 def test_a_row_has_the_same_bits_among_few_rows_as_among_many():
     rng = np.random.default_rng(3)
     w = npublas.pack(npublas.quantize(rng.standard_normal((1100, 600)), bits=4))

@@ -109,10 +109,10 @@ py::dict decide_for(int settings_bits, const std::string& a_name, const std::str
 
 py::object planned(int settings_bits, const std::string& a_name, const std::string& b_name,
                    const std::string& out_name, std::int64_t batch, std::int64_t m, std::int64_t k,
-                   std::int64_t n, const MaybeWeights& weights) {
+                   std::int64_t n, const MaybeWeights& weights, int a_limit) {
   const DType a = dtype_from(a_name), b = dtype_from(b_name);
-  const auto plan =
-      plan_for(a, b, settings_from(settings_bits).precision, {batch, m, k, n}, pointer_to(weights));
+  const auto plan = plan_for(a, b, settings_from(settings_bits).precision, {batch, m, k, n},
+                             pointer_to(weights), 0, a_limit);
   if (!plan) return py::none();
   const Prediction predicted = predict(*plan, a, dtype_from(out_name), weights.has_value());
   py::dict result = to_dict(*plan);
@@ -232,7 +232,7 @@ void register_product(py::module_& module) {
              "Decide where a product would run, and why; `b_is_packed`: as if it were.");
   module.def("plan_for", &planned, py::arg("settings"), py::arg("a_dtype"), py::arg("b_dtype"),
              py::arg("out_dtype"), py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"),
-             py::arg("weights") = py::none(),
+             py::arg("weights") = py::none(), py::kw_only(), py::arg("a_limit") = 127,
              "Return how a product would be cut, and how long it would take; or None.");
   module.def("has_low_parts", &has_low_parts, py::arg("operand"), py::kw_only(), py::arg("is_a"),
              py::arg("tile_depth"),

@@ -118,7 +118,7 @@ def parse_version(text: str) -> tuple[int, int, int]:
     """
 def plan(batch: typing.SupportsInt | typing.SupportsIndex, m: typing.SupportsInt | typing.SupportsIndex, k: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, method: str, *, window_bytes: typing.SupportsInt | typing.SupportsIndex = 1073741824, cores: typing.SupportsInt | typing.SupportsIndex = 3, max_depth: typing.SupportsInt | typing.SupportsIndex = 8192, max_rows: typing.SupportsInt | typing.SupportsIndex = 2044, max_columns: typing.SupportsInt | typing.SupportsIndex = 8192, packed: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex] | None = None) -> typing.Any:
     ...
-def plan_for(settings: typing.SupportsInt | typing.SupportsIndex, a_dtype: str, b_dtype: str, out_dtype: str, batch: typing.SupportsInt | typing.SupportsIndex, m: typing.SupportsInt | typing.SupportsIndex, k: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, weights: Weights | None = None) -> typing.Any:
+def plan_for(settings: typing.SupportsInt | typing.SupportsIndex, a_dtype: str, b_dtype: str, out_dtype: str, batch: typing.SupportsInt | typing.SupportsIndex, m: typing.SupportsInt | typing.SupportsIndex, k: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, weights: Weights | None = None, *, a_limit: typing.SupportsInt | typing.SupportsIndex = 127) -> typing.Any:
     """
     Return how a product would be cut, and how long it would take; or None.
     """

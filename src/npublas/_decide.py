@@ -24,11 +24,13 @@ class Plan:
     ----------
     method : str
         How it would be computed: ``"integers"``, ``"float16"``, ``"float32"`` (floats in two
-        float16 parts each), ``"int8"`` (quantised floats), or ``"int4"`` (weights of int4).
+        float16 parts each), ``"int8"`` (quantised floats), or ``"int4"`` (by weights of int4).
     element : str
-        What the NPU multiplies: ``"int4"``, ``"int8"`` or ``"float16"``.
+        What the NPU multiplies: ``"int8"``, ``"float16"`` or ``"int4"``. Weights of int4 are
+        multiplied as int8 where that is predicted to be faster.
     parts : int
-        Of the left operand, which one run multiplies: 2 where int8 is multiplied in two of int4.
+        Of how many int4 an element of the left operand is made, both in one run: 1 or 2. 1 for the
+        other elements.
     tile : tuple of int
         (rows, depth, columns) of one run of the runtime.
     block : tuple of int
@@ -80,7 +82,7 @@ class Explanation:
     products : int
         Products of `plan.element` that one of these takes, 0 without a plan. For float32 it is 1,
         plus 1 for each operand that is not exact in one float16 part (of all that are in it: found
-        out by looking at them).
+        out by looking at them). For int4 it is the plan's `parts`.
     simulated : bool
         True if the NPU is the simulator.
     """
@@ -153,9 +155,13 @@ class Explanation:
             "integers": "exact integers",
             "float16": "one product of float16",
             "int8": "one product of floats quantised to int8",
-            "int4": f"int4 weights, multiplied as {plan.element}"
-            + (", the left operand in two parts" if plan.parts == 2 else ""),
         }
+        if plan.method == "int4":
+            if plan.element == "int8":
+                return "weights of int4, unpacked to int8"
+            return (
+                f"weights of int4, by {plan.parts} part{'s' * (plan.parts > 1)} of int4 in one run"
+            )
         return names[plan.method]
 
     def __repr__(self) -> str:
@@ -207,6 +213,9 @@ def explain(
     operands are float64: use astype(float32) or float64="float32"
     """
     a = np.asarray(a)
+    a_limit = 127
+    if a.dtype.name == "int4":  # multiplied as int8 of a smaller range
+        a, a_limit = a.astype(np.int8), 8
     packed = hasattr(b, "_weights")
     b = cast("_product.Packed", b) if packed else np.asarray(b)
     stack = _stack_shape(a, b)
@@ -231,7 +240,7 @@ def explain(
     plan = None
     # Neither a plan nor a prediction for what these settings keep off the NPU anyway.
     if decision.pop("code") not in ("float64", "device_cpu"):
-        plan = _core.plan_for(*arguments)
+        plan = _core.plan_for(*arguments, a_limit=a_limit)
     if plan:
         for name in ("cpu_seconds", "npu_seconds"):
             decision[name] = plan.pop(name)
@@ -262,7 +271,7 @@ def _products(
 ) -> int:
     """Of one element type, for each tile at most: the low parts of an operand take one more."""
     if plan["method"] != "float32":
-        return 1
+        return int(plan["parts"])
     depth = plan["tile"][1]
 
     def low(operand: npt.NDArray[Any], dtype: np.dtype[Any], is_a: bool) -> bool:
