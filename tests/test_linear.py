@@ -318,6 +318,8 @@ def test_the_line_of_a_verbose_product_is_written(capsys):
 class Weights:
     """A packed matrix as `_product.multiply` sees it; packed by the core alone."""
 
+    _activation_scales = None
+
     def __init__(self, array, method, source=None):
         stack = array if array.ndim == 3 else array[np.newaxis]
         self._weights, _ = _core.Weights.pack(stack, dtype=array.dtype.name, method=method)

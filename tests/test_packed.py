@@ -652,6 +652,27 @@ def test_fixed_activation_scales_survive_files_and_pickles(tmp_path: Path, devic
             same(x @ copy_, x @ q)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_int4_survives_a_file_and_a_pickle(tmp_path: Path, scaled: bool) -> None:
+    b = np.random.default_rng(0).integers(-8, 8, (300, 128)).astype(np.int8)
+    right: Any = npublas.quantize(some((300, 128)), bits=4) if scaled else b.astype(ml_dtypes.int4)
+    wanted = npublas.dequantize(right) if scaled else b
+    w = npublas.pack(right)
+    w.save(tmp_path / "w")
+    for twin in (npublas.load(tmp_path / "w"), pickle.loads(pickle.dumps(w))):
+        same(twin.unpack(), wanted)
+        assert twin.nbytes < 300 * 128
+
+
+def test_fixed_activation_scales_survive_a_file_and_a_pickle(tmp_path: Path) -> None:
+    q = npublas.quantize(some((300, 40)), group_size=100).with_largest_activation([1.0, 2.0, 3.0])
+    w = npublas.pack(q)
+    w.save(tmp_path / "w")
+    for twin in (w, npublas.load(tmp_path / "w"), pickle.loads(pickle.dumps(w))):
+        assert twin._activation_scales is not None and q.activation_scales is not None
+        same(twin._activation_scales, q.activation_scales)
+
+
 def test_one_scale_for_a_whole_matrix_is_enough() -> None:
     q = npublas.quantize(some((4100, 40)), axis=None)
     same(npublas.pack(q).unpack(), npublas.dequantize(q))
