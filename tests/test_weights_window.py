@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -98,6 +99,61 @@ def test_pins_take_half_of_the_window_at_most_and_the_rest_still_works():
     assert 0 < npublas.memory_info().pinned <= 2 * MIB
     big = np.ones((1100, 900), np.float32)
     np.testing.assert_array_equal(multiply(np.ones((70, 1100), np.float32), big), 1100.0)
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+@pytest.mark.parametrize("shape", [(64, 1024, 1024), (300, 3000, 300)])
+def test_pinned_weights_give_the_same_bits_in_a_window_that_can_not_hold_them(shape, cores):
+    npublas.set_config(memory_limit="3MiB", cores=cores)
+    m, k, n = shape
+    x = np.random.default_rng(1).standard_normal((m, k)).astype(np.float16)
+    (source,) = matrices(1, k, n, np.float16)
+    expected = multiply(x, source)
+    weights = npublas.pack(source, pin=True)
+    for _ in range(4):
+        np.testing.assert_array_equal(multiply(x, weights), expected)
+    with simulator.fault("submit_failure", nth=1, count=2):
+        npublas.matmul(x, weights, device="npu")
+    np.testing.assert_array_equal(multiply(x, weights), expected)
+    np.testing.assert_array_equal(multiply(x, source), expected)
+    assert npublas.memory_info().peak <= 3 * MIB and npublas.counters().work["retries"] == 0
+
+
+def test_weights_that_are_closed_while_they_are_used_do_not_stay():
+    (source,) = matrices(1, 4000, 500, np.int8)
+    x = np.ones((600, 4000), np.int8)
+    for _ in range(3):
+        weights = npublas.pack(source, pin=True)
+        with npublas.config_context(**NPU):
+            run = npublas.wrap(npublas.linear)
+        thread = threading.Thread(target=run, args=(x, weights))
+        thread.start()
+        while thread.is_alive() and npublas.memory_info().weights == 0:
+            pass  # until the product is under way
+        weights.close()
+        thread.join()
+        del weights
+    info = npublas.memory_info()
+    assert (info.weights, info.pinned) == (0, 0)
+
+
+@pytest.mark.parametrize("flush", [0, 1])
+def test_float16_of_mixed_magnitudes_has_the_same_bits_packed_or_not(flush):
+    _engine.close_engine()
+    rng = np.random.default_rng(4)
+    x = (rng.standard_normal((5, 300)) * 2.0 ** rng.integers(-20, 12, (5, 300))).astype(np.float16)
+    b = (rng.standard_normal((300, 40)) * 2.0 ** rng.integers(-20, 12, (300, 40))).astype(
+        np.float16
+    )
+    frozen = npublas.freeze(np.zeros((128, 128), np.float16) + np.float16(1e-6))
+    ones = np.full((4, 128), 6e4, np.float16)
+    with simulator.settings(flush_subnormals=flush), np.errstate(over="ignore"):
+        np.testing.assert_array_equal(
+            npublas.matmul(x, npublas.pack(b), device="npu"), npublas.matmul(x, b, device="npu")
+        )
+        first, second, third = (multiply(ones, frozen) for _ in range(3))
+        np.testing.assert_array_equal(first, second)
+        np.testing.assert_array_equal(first, third)
 
 
 def test_a_matrix_larger_than_the_window_streams_through_it():

@@ -176,10 +176,10 @@ def test_both_readings_of_what_nobody_has_measured_give_right_numbers(step, flus
             a = rng.integers(-128, 128, (m, 65)).astype(np.int8)
             b = rng.integers(-128, 128, (65, 33)).astype(np.int8)
             np.testing.assert_array_equal(multiply(a, b), a @ b)
-        # Far apart in one row: kept exactly by the one reading, gone by the other.
+        # Far apart in one row: one of them would be gone, if it went to the device as a subnormal.
         a, b = np.zeros((1, 32), np.float16), np.eye(32, 2, dtype=np.float16)
         a[0, :2] = 32768.0, 2.0**-20
         result = npublas.matmul(a, b, device="npu")
         np.testing.assert_array_equal(result, a[:, :2])
-        assert npublas.counters().fallbacks == flush
+        assert npublas.counters().fallbacks == 0
     _engine.close_engine()

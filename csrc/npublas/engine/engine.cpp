@@ -185,42 +185,64 @@ Outcome outcome_of(const exec::Ending& ending) {
       return {.reason = Reason::subnormal};
     case exec::Ended::precision:
       return {.reason = Reason::precision_loss};
-    case exec::Ended::beyond:  // `run` has seen to it
+    case exec::Ended::needs_source:
+      return {.reason = Reason::precision_loss,
+              .detail = "needs the source of the packed weights for a few of its elements"};
+    case exec::Ended::beyond:  // `run_on` has seen to it
     case exec::Ended::overflow:
       return {.reason = Reason::overflow};
   }
   return {.reason = Reason::device_failed};
 }
 
-std::optional<Plan> plan_of(const Request& request, const Settings& settings, int cores = 0) {
+/// `in_parts`: float16 operands as the float32 method takes them.
+std::optional<Plan> plan_of(const Request& request, const Settings& settings, int cores = 0,
+                            bool in_parts = false) {
   const Product& product = request.product;
+  if (in_parts) {
+    PlanLimits limits = current_limits(Element::float16);
+    if (cores != 0) limits.cores = cores;
+    return npublas::plan(product.shape, Method::float32, limits);
+  }
   return plan_for(product.a_type, product.b_type, settings.precision, product.shape,
                   request.weights.get(), cores, request.a_limit);
 }
 
-/// Once on all cores; if a call fails, once more on one core with everything made anew.
-Outcome run(Engine& engine, const Request& request, const Settings& settings, const Plan& plan,
-            Kept& kept) {
+/// Runs the request, and once more in another way if the first one doesn't suit the operands.
+Outcome run_on(Engine& engine, Request request, const Settings& settings, Kept& kept, int cores = 0,
+               int first_core = 0) {
   const bool flushes = engine.verdicts[int(Element::float16)].flushes_subnormals;
+  // float16 operands that would be subnormal go in two parts, on every device, as packed ones do.
+  const bool has_parts = !request.weights && request.product.a_type == DType::float16 &&
+                         settings.precision == Precision::float32;
+  bool in_parts = false;
+  while (true) {
+    const auto plan = plan_of(request, settings, cores, in_parts);
+    if (!plan) return {.reason = Reason::window};
+    if (trust::is_off(plan->element)) return {.reason = Reason::type_off};
+    const exec::Ending ending =
+        engine.executor->run(*plan, request, flushes || has_parts, first_core);
+    if (ending.ended == exec::Ended::beyond && request.a_limit != 127)
+      request.a_limit = 127;  // not the int4 that was promised: as int8, which takes all
+    else if (ending.ended == exec::Ended::subnormal && has_parts && !in_parts)
+      in_parts = true;
+    else
+      return outcome_of(ending);
+    kept.put_back();
+  }
+}
+
+/// Once on all cores; if a call fails, once more on one core with everything made anew.
+Outcome run(Engine& engine, const Request& request, const Settings& settings, Kept& kept) {
   try {
-    const exec::Ending ending = engine.executor->run(plan, request, flushes);
-    if (ending.ended != exec::Ended::beyond) return outcome_of(ending);
-    // Not the int4 that was promised: as int8, which takes all.
-    Request wider = request;
-    wider.a_limit = 127;
-    const auto as_int8 = plan_of(wider, settings);
-    if (!as_int8) return {.reason = Reason::window};
-    if (trust::is_off(as_int8->element)) return {.reason = Reason::type_off};
-    return outcome_of(engine.executor->run(*as_int8, wider, flushes));
+    return run_on(engine, request, settings, kept);
   } catch (const Error& first) {
     if (engine.executor->stuck() || first.kind() == ErrorKind::file) throw;
     engine.executor->window().clear();
     kept.put_back();
-    const auto smaller = plan_of(request, settings, 1);
-    if (!smaller) throw;
     // Not on the core that failed, if there is another.
     const int core = (engine.executor->failed_core() + 1) % engine.executor->cores();
-    const Outcome outcome = outcome_of(engine.executor->run(*smaller, request, flushes, core));
+    const Outcome outcome = run_on(engine, request, settings, kept, 1, core);
     const std::lock_guard lock(state->fields);
     ++engine.retries;
     engine.last_retry = first.what();
@@ -366,10 +388,9 @@ Outcome multiply(const Request& request, const Settings& settings) noexcept {
     const std::shared_ptr<void> unlock(nullptr, [&](void*) { engine->lock->release(); });
     Kept kept(request.product, request.epilogue.beta != 0);
     try {
-      outcome = run(*engine, request, settings, *plan, kept);
+      outcome = run(*engine, request, settings, kept);
       if (outcome.reason != Reason::npu) kept.put_back();
       trust::note_success();
-      note_pinned(engine->executor->window().usage().pinned_bytes);
     } catch (const Error& error) {
       kept.put_back();
       outcome = {.reason = reason_of(error), .detail = error.what()};
@@ -391,10 +412,9 @@ Outcome multiply(const Request& request, const Settings& settings) noexcept {
 }
 
 void forget(const Weights& weights) noexcept {
+  weights.close();  // a product under way forgets them when it ends
   const std::shared_ptr<Engine> engine = state->get();
-  if (!engine || !engine->executor) return;
-  engine->executor->window().forget(weights.id());
-  note_pinned(engine->executor->window().usage().pinned_bytes);
+  if (engine && engine->executor) engine->executor->window().forget(weights.id());
 }
 
 EngineStatus engine_status() {

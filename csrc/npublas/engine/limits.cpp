@@ -9,7 +9,7 @@ constexpr PlanLimits kDefaults;
 std::atomic<std::int64_t> rows{kDefaults.max_rows}, columns{kDefaults.max_columns};
 std::atomic<std::int64_t> depth[kElements] = {kDefaults.max_depth, kDefaults.max_depth,
                                               kDefaults.max_depth};
-std::atomic<std::size_t> window{kDefaults.window_bytes}, pinned{0};
+std::atomic<std::size_t> window{kDefaults.window_bytes};
 std::atomic<int> cores{kDefaults.cores};
 
 }  // namespace
@@ -19,7 +19,7 @@ PlanLimits current_limits(Element element) noexcept {
   return {.max_rows = rows.load(relaxed),
           .max_columns = columns.load(relaxed),
           .max_depth = depth[int(element)].load(relaxed),
-          .window_bytes = window.load(relaxed) - pinned.load(relaxed),
+          .window_bytes = window.load(relaxed),
           .cores = cores.load(relaxed)};
 }
 
@@ -27,12 +27,9 @@ void set_limits(const PlanLimits& limits, const int (&depths)[kElements]) noexce
   rows = limits.max_rows;
   columns = limits.max_columns;
   for (int i = 0; i < kElements; ++i) depth[i] = depths[i];
-  pinned = 0;
   window = limits.window_bytes;
   cores = limits.cores;
 }
-
-void note_pinned(std::size_t bytes) noexcept { pinned = bytes; }
 
 void reset_limits() noexcept {
   constexpr int most = int(kDefaults.max_depth);

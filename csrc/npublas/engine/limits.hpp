@@ -11,8 +11,6 @@ PlanLimits current_limits(Element element) noexcept;
 
 /// `depths` is the largest K per context by Element.
 void set_limits(const PlanLimits& limits, const int (&depths)[kElements]) noexcept;
-/// So much of the window is pinned weights, and no product's to plan with.
-void note_pinned(std::size_t bytes) noexcept;
 void reset_limits() noexcept;
 
 }  // namespace npublas

@@ -220,7 +220,8 @@ class Computation {
 
   template <typename Fill>
   Window::Loan<device::Memory> weight(Part part, std::size_t bytes, Fill fill) {
-    return window_.weight({request_.weights->id(), tile_, part}, bytes, request_.pin,
+    const bool pin = request_.pin && !request_.weights->is_closed();
+    return window_.weight({request_.weights->id(), tile_, part}, bytes, pin,
                           [&](device::Memory& memory) {
                             const Timed timed(work_.pack_nanoseconds);
                             fill(memory.data());
@@ -443,9 +444,12 @@ class Computation {
     const Shape& shape = plan_.shape;
     const std::int64_t most = most_doubtful(shape.batch * shape.m * shape.n);
     const auto doubtful = accuracy_.doubtful(sums, most);
-    if (!doubtful || (!product_.b.data && !doubtful->empty()) ||
-        (job_.doubtful += std::int64_t(doubtful->size())) > most) {
+    if (!doubtful || (job_.doubtful += std::int64_t(doubtful->size())) > most) {
       job_.end(Ended::precision);
+      return false;
+    }
+    if (!product_.b.data && !doubtful->empty()) {
+      job_.end(Ended::needs_source);
       return false;
     }
     for (const auto& [row, column] : *doubtful) {

@@ -87,7 +87,11 @@ Ending Executor::run(const Plan& plan, const Request& request, bool flushes_subn
                     " ms. The NPU is left alone for the rest of this process; if it hangs for "
                     "others too, reboot, and check that the driver is 0.9.8 or newer.");
   }
-  job->benches.clear();  // now: a worker may hold on to the job for a moment longer
+  // Now, and here: a worker may hold on to the job for a moment longer, and must not be the one who
+  // frees the weights, which may belong to Python.
+  job->benches.clear();
+  if (request.weights && request.weights->is_closed()) window_->forget(request.weights->id());
+  job->request.weights.reset();
   if (job->failed) {
     failed_core_ = job->failed_core;
     throw Error(job->error_kind, job->error);

@@ -23,11 +23,12 @@ namespace npublas::exec {
 /// Why a product ended. All but `done` leave C undefined, and mean that the CPU must compute it.
 enum class Ended {
   done,
-  not_finite,  ///< NaN or infinity in an operand: what the NPU makes of them is unknown
-  subnormal,   ///< a float16 operand has values that this device flushes to zero
-  precision,   ///< magnitudes too far apart for the accuracy of float32
-  beyond,      ///< an int8 A has larger numbers than was promised
-  overflow,    ///< a sum left the range of float32
+  not_finite,    ///< NaN or infinity in an operand: what the NPU makes of them is unknown
+  subnormal,     ///< a float16 operand has values that this device flushes to zero
+  precision,     ///< magnitudes too far apart for the accuracy of float32
+  needs_source,  ///< as before, but the source of the packed B would make it right
+  beyond,        ///< an int8 A has larger numbers than was promised
+  overflow,      ///< a sum left the range of float32
 };
 
 /// What was moved and how long it took, summed over the workers.
@@ -54,7 +55,7 @@ struct Job {
       : plan(p), request(r), flushes_subnormals(flushes) {}
 
   const Plan plan;
-  const Request request;
+  Request request;  // constant while a worker works
   const bool flushes_subnormals;
   std::vector<std::pair<int, Bench>> benches;  // by core
 

@@ -51,7 +51,7 @@ std::unique_ptr<T> Window::make(const Arguments&... arguments) {
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::memory) throw;
   }
-  while (evict_one()) {
+  while (evict_one() || evict_one(true)) {
   }
   return std::make_unique<T>(runtime_, arguments...);
 }
@@ -184,7 +184,7 @@ void Window::forget(std::uint64_t weights) {
 void Window::make_room(std::size_t bytes, int files, int contexts) {
   while (usage_.bytes + bytes > limits_.bytes || usage_.files + files > limits_.files ||
          usage_.contexts + contexts > limits_.contexts) {
-    if (!evict_one())
+    if (!evict_one() && !evict_one(true))
       throw Error(ErrorKind::memory,
                   "no room for " + mebibytes(bytes) +
                       " in the NPU window: " + mebibytes(usage_.bytes) + " of " +

@@ -82,7 +82,8 @@ class Window {
   Loan<device::Context> context(device::Type type, const device::ContextShape& shape, int core);
 
   /// The surface of weights with this name, which `fill` has written and synced if it wasn't there.
-  /// A pinned one makes no room for others, as long as all of them take half of the window at most.
+  /// A pinned one makes room for others only where there is none left else; all of them take half
+  /// of the window at most.
   Loan<device::Memory> weight(const WeightKey& key, std::size_t bytes, bool pin,
                               const std::function<void(device::Memory&)>& fill);
   /// Frees what is idle of the weights, and unpins the rest.

@@ -92,6 +92,10 @@ class Weights {
   std::size_t bytes() const { return bytes_.size(); }
   const std::vector<WeightTileEntry>& entries() const { return entries_; }
 
+  /// Says that nobody will ask for a product any more; those under way go on.
+  void close() const { closed_ = true; }
+  bool is_closed() const { return closed_; }
+
   /// Throws Error(file) if the tile's checksum is wrong: the file was altered.
   WeightTile tile(std::int64_t index) const;
 
@@ -107,6 +111,7 @@ class Weights {
   std::shared_ptr<const void> owner_;
   std::uint64_t id_;
   Watch watch_;
+  mutable std::atomic<bool> closed_{false};
   /// For each tile what the watch said when its checksum was right; 0 before.
   mutable std::unique_ptr<std::atomic<std::uint64_t>[]> verified_;
 };
