@@ -20,7 +20,7 @@ out : ndarray, optional
     Where to put the result.
 precision : {'float32', 'float16', 'int8'}, optional
     How products of float32 operands are computed (and of float64 operands, under
-    ``float64='float32'``); never the dtype of the result. ``'float32'`` is as
+    ``float64='float32'``); never the dtype of the result. ``'float32'`` is about as
     accurate as NumPy: up to three float16 products on the NPU, or the CPU where
     these can't be. ``'float16'`` is one float16 product, scaled so that nothing
     overflows, with float32 sums. ``'int8'`` rounds the operands to int8, with a
