@@ -40,7 +40,7 @@ class Product:
 
 
 def square_products(size: int) -> list[Product]:
-    """float16 and int8 on the NPU, and float32 as NumPy does it."""
+    """float16, int8 and float32 on the NPU, and float32 as NumPy does it."""
     random = np.random.default_rng(0)
     halves = random.standard_normal((2, size, size)).astype(np.float16)
     bytes_ = random.integers(-128, 128, (2, size, size), np.int8)
@@ -51,6 +51,7 @@ def square_products(size: int) -> list[Product]:
     return [
         _run(halves, on_npu),
         _run(bytes_, partial(on_npu, **wide)),
+        _run(singles, on_npu),
         _run(singles, np.matmul),
     ]
 
