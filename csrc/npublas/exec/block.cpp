@@ -10,6 +10,7 @@
 #include "npublas/math/check.hpp"
 #include "npublas/math/int4.hpp"
 #include "npublas/math/pack.hpp"
+#include "npublas/math/repair.hpp"
 #include "npublas/math/unpack.hpp"
 
 namespace npublas::exec {
@@ -436,38 +437,50 @@ class Computation {
   /// Recomputes the few elements of which the accuracy isn't certain.
   bool make_accurate() {
     if (accuracy_.certain()) return true;
+    const Target sums = target_at(0, block_.rows);
+    auto repair = begin_repair(sums);
+    if (!repair) return false;
+    for (bool more = true; more && !job_.stop; job_.progress += 1) {
+      const Timed timed(work_.unpack_nanoseconds);
+      const Access access(job_);
+      if (!access) return false;
+      more = repair->step(sums);
+      if (!repair->finite()) job_.end(Ended::overflow);
+    }
+    return !job_.stop;
+  }
+
+  /// Nothing if there is too much to repair.
+  std::optional<Repair> begin_repair(const Target& sums) {
     const Timed timed(work_.unpack_nanoseconds);
     const Access access(job_);
-    if (!access) return false;
-    const Target sums = target_at(0, block_.rows);
+    if (!access) return std::nullopt;
     // Of the whole product, so that it doesn't matter how it is cut.
     const Shape& shape = plan_.shape;
     const std::int64_t most = most_doubtful(shape.batch * shape.m * shape.n);
     const auto doubtful = accuracy_.doubtful(sums, most);
     if (!doubtful || (job_.doubtful += std::int64_t(doubtful->size())) > most) {
       job_.end(Ended::precision);
-      return false;
+      return std::nullopt;
     }
     if (!product_.b.data && !doubtful->empty()) {
       job_.end(Ended::needs_source);
-      return false;
-    }
-    for (const auto& [row, column] : *doubtful) {
-      const double sum = dot({.data = product_.a.at(block_.batch, block_.row + row, 0),
-                              .stride = product_.a.column_stride,
-                              .dtype = product_.a_type},
-                             {.data = product_.b.at(block_.batch, 0, block_.column + column),
-                              .stride = product_.b.row_stride,
-                              .dtype = product_.b_type},
-                             plan_.shape.k);
-      store(sums, row, column, sum);
-      if (!std::isfinite(float(sum))) {
-        job_.end(Ended::overflow);
-        return false;
-      }
+      return std::nullopt;
     }
     work_.recomputed += doubtful->size();
-    return true;
+    return Repair({.data = product_.a.at(block_.batch, block_.row, 0),
+                   .lane_stride = product_.a.row_stride,
+                   .depth_stride = product_.a.column_stride,
+                   .dtype = product_.a_type,
+                   .lanes = block_.rows,
+                   .depth = shape.k},
+                  {.data = product_.b.at(block_.batch, 0, block_.column),
+                   .lane_stride = product_.b.column_stride,
+                   .depth_stride = product_.b.row_stride,
+                   .dtype = product_.b_type,
+                   .lanes = block_.columns,
+                   .depth = shape.k},
+                  *doubtful);
   }
 
   void finish() {

@@ -5,8 +5,6 @@
 #include <cstring>
 #include <limits>
 
-#include "npublas/base/half.hpp"
-
 namespace npublas {
 namespace {
 
@@ -46,39 +44,16 @@ bool is_harmless(const LaneLoss& lane, const Others& others, std::int64_t depth)
   return loss_against(lane, others.size, others.top) <= kUnit * meeting * kMeeting;
 }
 
-double read(const Vector& lane, std::int64_t index) {
-  const std::byte* const from = static_cast<const std::byte*>(lane.data) + index * lane.stride;
-  std::uint16_t bits;
-  float single;
-  double value;
-  switch (lane.dtype) {
-    case DType::float16:
-      std::memcpy(&bits, from, sizeof bits);
-      return half_to_float(bits);
-    case DType::bfloat16:
-      std::memcpy(&bits, from, sizeof bits);
-      return bfloat16_to_float(bits);
-    case DType::float64:
-      std::memcpy(&value, from, sizeof value);
-      return float(value);
-    default:
-      std::memcpy(&single, from, sizeof single);
-      return single;
-  }
-}
-
-std::byte* address(const Target& sums, std::int64_t row, std::int64_t column) {
-  return static_cast<std::byte*>(sums.data) + row * sums.row_stride + column * sums.column_stride;
-}
-
 double load(const Target& sums, std::int64_t row, std::int64_t column) {
+  const std::byte* const from = static_cast<const std::byte*>(sums.data) + row * sums.row_stride +
+                                column * sums.column_stride;
   double value;
   float single;
   if (sums.dtype == DType::float64) {
-    std::memcpy(&value, address(sums, row, column), sizeof value);
+    std::memcpy(&value, from, sizeof value);
     return value;
   }
-  std::memcpy(&single, address(sums, row, column), sizeof single);
+  std::memcpy(&single, from, sizeof single);
   return single;
 }
 
@@ -138,20 +113,5 @@ std::optional<std::vector<std::pair<std::int64_t, std::int64_t>>> Accuracy::doub
 }
 
 std::int64_t most_doubtful(std::int64_t elements) { return std::max(kFew, elements / kOneOf); }
-
-double dot(const Vector& a, const Vector& b, std::int64_t depth) {
-  double sum = 0;
-  for (std::int64_t k = 0; k < depth; ++k) sum += read(a, k) * read(b, k);
-  return sum;
-}
-
-void store(const Target& sums, std::int64_t row, std::int64_t column, double value) {
-  if (sums.dtype == DType::float64) {
-    std::memcpy(address(sums, row, column), &value, sizeof value);
-    return;
-  }
-  const float single = float(value);
-  std::memcpy(address(sums, row, column), &single, sizeof single);
-}
 
 }  // namespace npublas

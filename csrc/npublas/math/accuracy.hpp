@@ -12,9 +12,9 @@
 //   (|A||B|)_ij >= (large_i + large_j - depth) · kLarge²
 //
 // or, since |C| <= |A||B|, if the sum of the other losses is at most 4u of |C_ij|. What remains is
-// doubtful, and computed again from the operands; or the product is the CPU's, if that would be
-// more than a few of its elements. What is doubtful follows from the row and the column alone.
-// docs/precision.md has the proof.
+// doubtful, and computed again from the operands (repair.hpp); or the product is the CPU's, if that
+// would be more than a few of its elements. What is doubtful follows from the row and the column
+// alone. docs/precision.md has the proof.
 #pragma once
 
 #include <cstdint>
@@ -60,18 +60,5 @@ class Accuracy {
 
 /// How many elements of a product may be doubtful: 1 in 32, or 16.
 std::int64_t most_doubtful(std::int64_t elements);
-
-/// A row of A or a column of B in the caller's memory.
-struct Vector {
-  const void* data;
-  std::ptrdiff_t stride;
-  DType dtype;  ///< a float type; float64 counts as rounded to float32
-};
-
-/// The scalar product, in double.
-double dot(const Vector& a, const Vector& b, std::int64_t depth);
-
-/// Stores an element of the sums, as float32 or float64.
-void store(const Target& sums, std::int64_t row, std::int64_t column, double value);
 
 }  // namespace npublas
