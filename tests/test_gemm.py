@@ -157,7 +157,13 @@ BAD = {
     "three axes": (ValueError, {"a": np.ones((1, 5, 7))}, "3 axes"),
     "complex": (TypeError, {"a": np.ones((5, 7), np.complex64)}, "complex64"),
     "complex c": (TypeError, {"c": np.ones((5, 6), complex)}, "complex128"),
-    "complex alpha": (TypeError, {"alpha": 1j}, "complex"),
+    "complex alpha": (TypeError, {"alpha": 1j}, "alpha is 1j; .* real numbers"),
+    "complex beta": (TypeError, {"beta": np.complex64(1)}, "beta is .* real numbers"),
+    "complex alpha in an array": (TypeError, {"alpha": np.ones(1) * 1j}, "alpha is .* real num"),
+    "two alphas": (TypeError, {"alpha": [1.0, 2.0]}, r"alpha must be one number.*\(2,\)"),
+    "alpha of text": (TypeError, {"alpha": "1"}, "real numbers"),
+    "packed weights": (TypeError, {"b": npublas.pack(np.ones((7, 6)))}, r"b is a Packed.*linear\("),
+    "quantised weights": (TypeError, {"b": npublas.quantize(np.ones((7, 6)))}, r"linear\("),
     "text": (ValueError, {"a": [["x"]]}, "float"),
     "device": (ValueError, {"device": "gpu"}, "device must be"),
 }
@@ -174,6 +180,38 @@ def test_vectors_are_columns_and_whole_numbers_are_float64():
     np.testing.assert_array_equal(npublas.gemm(1, [1, 2], [[3, 4]]), np.outer([1.0, 2], [3, 4]))
     np.testing.assert_array_equal(npublas.gemm(1, [1, 2], [3, 4], trans_a=1), [[11.0]])
     assert npublas.gemm(1, np.eye(2, dtype="i1"), np.eye(2, dtype=">f4")).dtype == np.float64
+
+
+def test_factors_may_be_arrays_of_one_element():
+    a, b, c = random(0, 5, 7), random(1, 7, 6), random(2, 5, 6)
+    for alpha, beta in [
+        (np.array(2.0), [3]),
+        (np.array([[2]]), np.float16([3])),
+        ([2.0], True * 3),
+    ]:
+        np.testing.assert_array_equal(
+            npublas.gemm(alpha, a, b, beta, c), npublas.gemm(2.0, a, b, 3.0, c)
+        )
+
+
+def test_bytes_become_float64():
+    a = np.full((2, 3), 100, np.int8)
+    result = npublas.gemm(1, a, a.view(np.uint8), trans_b=1)
+    np.testing.assert_array_equal(result, np.full((2, 2), 30000.0), strict=True)
+
+
+def test_bfloat16_promotes_with_every_float():
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    a, b = np.eye(5).astype(bfloat16), np.arange(15).reshape(5, 3)
+    for dtype, wanted in [("f2", "f4"), ("f4", "f4"), ("f8", "f8"), (bfloat16, bfloat16)]:
+        for left, right in [(a, b.astype(dtype)), (a.astype(dtype), b.astype(bfloat16))]:
+            result = npublas.gemm(1, left, right)
+            assert result.dtype == wanted
+            np.testing.assert_array_equal(result.astype(float), b)
+        c = np.ones((5, 3)).astype(dtype)
+        result = npublas.gemm(2, a, b.astype(bfloat16), 1, c)
+        assert result.dtype == wanted
+        np.testing.assert_array_equal(result.astype(float), 2 * b + 1)
 
 
 def test_mixed_dtypes_promote():

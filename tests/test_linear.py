@@ -172,7 +172,7 @@ def test_out_may_overlap_what_is_read(where_it_overlaps):
 
 BAD = {
     "activation": (ValueError, lambda x, w: npublas.linear(x, w, activation="tanh"), "'relu'"),
-    "bias of another length": (ValueError, lambda x, w: npublas.linear(x, w, [1.0]), "30 columns"),
+    "bias of another length": (ValueError, lambda x, w: npublas.linear(x, w, x[0, :29]), "30 colu"),
     "bias of two axes": (ValueError, lambda x, w: npublas.linear(x, w, x), "columns"),
     "complex bias": (TypeError, lambda x, w: npublas.linear(x, w, np.ones(30) * 1j), "complex"),
     "weights of one axis": (ValueError, lambda x, w: npublas.linear(x, w[:, 0]), "1-D"),
@@ -192,6 +192,48 @@ BAD = {
         TypeError,
         lambda x, w: npublas.linear(x, w, out=np.empty((6, 30), np.int32)),
         "same_kind",
+    ),
+    "out of another height": (
+        ValueError,
+        lambda x, w: npublas.linear(x[:1], w, out=np.empty((6, 30), np.float32)),
+        r"\(6, 30\), and the result \(1, 30\)",
+    ),
+    "out of another shape for bytes": (
+        ValueError,
+        lambda x, w: npublas.linear(x.astype("i1"), w.astype("i1"), out=np.empty((6, 31), "i4")),
+        r"\(6, 31\), and the result \(6, 30\)",
+    ),
+    "out of narrow integers": (
+        TypeError,
+        lambda x, w: npublas.linear(x.astype("u1"), w.astype("i1"), out=np.empty((6, 30), "u4")),
+        "same_kind",
+    ),
+    "out of another shape for quantised weights": (
+        ValueError,
+        lambda x, w: npublas.linear(x, npublas.quantize(w), out=np.empty((6, 31), np.float32)),
+        r"\(6, 31\), and the result \(6, 30\)",
+    ),
+    "out of integers for quantised weights": (
+        TypeError,
+        lambda x, w: npublas.linear(x, npublas.quantize(w), out=np.empty((6, 30), np.int32)),
+        "same_kind",
+    ),
+    "two outs": (ValueError, lambda x, w: npublas.linear(x, w, out=(x, w)), "exactly one entry"),
+    "bias for each row": (ValueError, lambda x, w: npublas.linear(x, w, x[:, :1]), r"\(6, 1\)"),
+    "bias of more axes than the result": (
+        ValueError,
+        lambda x, w: npublas.linear(x[0], w, np.ones((1, 30))),
+        r"\(1, 30\)",
+    ),
+    "relu of sums that wrap around": (
+        TypeError,
+        lambda x, w: npublas.linear(x.astype("i2"), w.astype("i2"), activation="relu"),
+        "wrap around",
+    ),
+    "bias of sums that wrap around": (
+        TypeError,
+        lambda x, w: npublas.linear(x.astype("i1"), w.astype("i8"), np.ones(30, int)),
+        "wrap around",
     ),
     "out no array": (TypeError, lambda x, w: npublas.linear(x, w, out=[1]), "ArrayType"),
     "gelu of integers": (
@@ -233,6 +275,73 @@ def test_bytes_give_exact_int32(x_dtype, w_dtype, relu, where):
     exact = np.maximum(exact, 0) if relu else exact
     np.testing.assert_array_equal(y, exact.astype(np.int32), strict=True)
     assert npublas.counters().npu.products == (where == "npu"), "on NumPy 1.26, too"
+
+
+@pytest.mark.parametrize("relu", [None, "relu"])
+@pytest.mark.parametrize("packed", [False, True], ids=["array", "packed"])
+@pytest.mark.parametrize(("x_type", "w_type"), [("4", "4"), ("4", "8"), ("8", "4"), ("4", "u")])
+def test_int4_counts_as_int8(x_type, w_type, packed, relu, where):
+    int4 = pytest.importorskip("ml_dtypes").int4
+    types = {"4": int4, "8": np.int8, "u": np.uint8}
+    x = np.full((1, 64), 7, np.int8).astype(types[x_type])
+    w = np.full((64, 2), 7, np.int8).astype(types[w_type])
+    operand = npublas.pack(w) if packed else w
+    y = npublas.linear(x, operand, [1, -10000], activation=relu)
+    exact = np.array([[3137, 0 if relu else -6864]], np.int32)
+    np.testing.assert_array_equal(y, exact, strict=True)
+    assert npublas.counters().npu.products == (where == "npu")
+
+
+BFLOAT16 = {
+    ("bfloat16", "bfloat16"): "bfloat16",
+    ("bfloat16", "float16"): "float32",
+    ("float16", "bfloat16"): "float32",
+    ("bfloat16", "float32"): "float32",
+    ("float64", "bfloat16"): "float64",
+    ("int8", "bfloat16"): "float32",
+    ("bfloat16", "int4"): "float32",
+    ("bfloat16", "int32"): "float64",
+}
+
+
+@pytest.mark.parametrize(("x_type", "w_type"), BFLOAT16)
+def test_bfloat16_promotes_as_for_matmul_but_stays_what_it_is_with_itself(x_type, w_type):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    types = [getattr(ml_dtypes, t, None) or np.dtype(t) for t in (x_type, w_type)]
+    x, w = np.eye(5).astype(types[0]), np.arange(15).reshape(5, 3).clip(0, 7).astype(types[1])
+    y = npublas.linear(x, w, np.full(3, 0.5), activation="relu")
+    assert y.dtype.name == BFLOAT16[x_type, w_type]
+    np.testing.assert_array_equal(y.astype(float), w.astype(float) + 0.5)
+    if x_type != w_type:
+        assert y.dtype == npublas.matmul(x, w).dtype
+
+
+BIASES = {
+    "a number": lambda bias: bias[0],
+    "an array of no axes": lambda bias: bias[0].reshape(()),
+    "one element": lambda bias: bias[:1],
+    "a row": lambda bias: bias[np.newaxis],
+    "a row of a stack": lambda bias: bias[np.newaxis, np.newaxis],
+    "reversed": lambda bias: bias[::-1],
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int8])
+@pytest.mark.parametrize("name", BIASES)
+def test_a_bias_may_be_what_broadcasts_to_a_row(name, dtype):
+    x, w = (np.rint(3 * random(i, *s)).astype(dtype) for i, s in enumerate([(2, 6, 40), (40, 30)]))
+    bias = BIASES[name](np.arange(5, 35))
+    y = npublas.linear(x, w, bias)
+    np.testing.assert_array_equal(y, npublas.linear(x, w) + np.asarray(bias))
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_tuple_of_one_out_is_that_out(quantised):
+    x, w = random(0, 6, 40), random(1, 40, 30)
+    operand = npublas.quantize(w) if quantised else w
+    out = np.empty((6, 30), np.float32)
+    assert npublas.linear(x, operand, out=(out,)) is out
+    np.testing.assert_array_equal(out, npublas.linear(x, operand))
 
 
 def test_other_types_are_numpys():

@@ -25,6 +25,7 @@ __all__ = [
     "Finish",
     "Packed",
     "Types",
+    "check_out",
     "finish_sums",
     "forget",
     "multiply",
@@ -95,7 +96,7 @@ def multiply(
     finish = Finish(bias, activation or "none", float(alpha), float(beta))
     result = usable(out, shape, types.out, (a, b, bias))
     if result is None:
-        _check_out(out, shape, types.out)
+        check_out(out, shape, types.out)
         result = np.empty(shape, types.out)
         if beta != 0:
             np.copyto(result, cast(Array, out))
@@ -184,7 +185,7 @@ def usable(
     return out if fits else None
 
 
-def _check_out(out: Any, shape: tuple[int, ...], dtype: DType) -> None:
+def check_out(out: Any, shape: tuple[int, ...], dtype: DType) -> None:
     """Raise, before anything is computed, if the result can't be copied there afterwards."""
     if out is None:
         return
