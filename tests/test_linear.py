@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 import warnings
 
 import numpy as np
@@ -407,6 +409,36 @@ def test_overflow_and_underflow_are_told_as_numpy_tells_them():
         x = np.full((16, 16), scale, np.float16)
         with np.errstate(all="raise"), pytest.raises(FloatingPointError, match=condition):
             npublas.linear(x, np.eye(16, dtype=np.float16) * x, activation="gelu")
+
+
+CONDITIONS = {
+    "a result of float16": (lambda: np.full((16, 16), 600, np.float16), "overflow .* in matmul"),
+    "sums of float32": (lambda: np.full((16, 16), 1e30, np.float32), "overflow .* in matmul"),
+    "no number": (lambda: np.diag([np.inf] * 16).astype(np.float32), "invalid value .* in matmul"),
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_numpys_warnings_point_to_the_line_that_asked(name):
+    npublas.set_config(on_fallback="allow")
+    make, text = CONDITIONS[name]
+    x = make()
+    packed = [] if name == "no number" else [lambda: x @ npublas.pack(x)]
+    for call in (lambda: npublas.linear(x, x), lambda: npublas.gemm(1, x, x), *packed):
+        with np.errstate(all="warn"), pytest.warns(RuntimeWarning, match=text) as caught:
+            call()
+        assert {warning.filename for warning in caught} == {__file__}
+        log = io.StringIO()
+        with np.errstate(all="log", call=log):
+            call()
+        assert re.search(text, log.getvalue()), "who has a log of his own keeps it"
+
+
+def test_a_warning_about_a_narrow_out_points_to_the_line_that_asked():
+    x = np.full((16, 16), 600, np.float32)
+    with pytest.warns(RuntimeWarning, match="overflow encountered in cast") as caught:
+        npublas.linear(x, x, out=np.empty((16, 16), np.float16))
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_the_line_of_a_verbose_product_is_written(capsys):

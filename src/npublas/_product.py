@@ -7,9 +7,12 @@ dtypes are ``numpy.matmul``'s. Products of one matrix `b` with a stack are one p
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
@@ -104,7 +107,8 @@ def multiply(
     if out is None:
         return result if shape else result[()]
     if result is not out:
-        np.copyto(out, result, casting="same_kind")
+        with _told_to_the_caller("cast"):
+            np.copyto(out, result, casting="same_kind")
     return out
 
 
@@ -393,12 +397,12 @@ class _Call:
             b = b if isinstance(b, np.ndarray) else b._dense()
             self.is_whole = True
             wider = out.kind in "iu" or out.itemsize > natural.itemsize
-            _ufuncs.on_cpu(ufunc, a, b, out=c, dtype=out if wider and out != natural else None)
+            _on_cpu(a, b, out=c, dtype=out if wider and out != natural else None)
             return
         # Narrow floats are summed in float32, and rounded once, when they are finished.
         sums_type = np.dtype(np.float64 if out.name == "float64" else np.float32)
         dtype = None if natural == sums_type else sums_type
-        finish_sums(_ufuncs.on_cpu(ufunc, self.a, self.dense, dtype=dtype), self.c, self.finish)
+        finish_sums(_on_cpu(self.a, self.dense, dtype=dtype), self.c, self.finish)
 
 
 def finish_sums(sums: Array, c: Array, finish: Finish) -> None:
@@ -420,4 +424,31 @@ def _signal(overflow: bool, underflow: bool) -> None:
     for raised, value in ((overflow, 2.0**9), (underflow, 1.5 * 2.0**-12 + 2.0**-22)):
         if raised:
             culprit = np.full((1, 1), value, np.float16)
-            _ufuncs.on_cpu(ufunc, culprit, culprit)
+            _on_cpu(culprit, culprit)
+
+
+def _on_cpu(a: Array, b: Array, out: Array | None = None, dtype: DType | None = None) -> Any:
+    with _told_to_the_caller("matmul"):
+        return _ufuncs.on_cpu(ufunc, a, b, out=out, dtype=dtype)
+
+
+@contextlib.contextmanager
+def _told_to_the_caller(operation: str) -> Iterator[None]:
+    """Let NumPy's warnings point to the line that asked for the product, as those of a ufunc do.
+
+    NumPy has them point to the innermost frame of Python, which is one of this file.
+    """
+    states = np.geterr()
+    warned = [name for name, state in states.items() if state == "warn"]
+    has_functions = not {"call", "log"}.isdisjoint(states.values())
+    if not warned or has_functions:  # which stay as they are
+        yield
+        return
+
+    def tell(condition: str, flags: int) -> None:
+        text = f"{condition} encountered in {operation}"
+        warnings.warn(text, RuntimeWarning, stacklevel=_log._callers_level())
+
+    changed: dict[str, Any] = dict.fromkeys(warned, "call")
+    with np.errstate(call=tell, **changed):
+        yield
