@@ -131,6 +131,58 @@ def test_explain_refuses_what_matmul_refuses(a, b):
         npublas.matmul(np.ones(a), np.ones(b))
 
 
+@pytest.mark.parametrize("shape", [(0, 8, 5), (3, 8, 5)])
+def test_explain_takes_a_stack_of_no_matrices(shape):
+    w = np.ones(shape, np.float32)
+    for weights in (w, npublas.pack(w), npublas.quantize(w)):
+        explained = npublas.explain(np.ones((shape[0], 4, 8), np.float32), weights, device="npu")
+        assert explained.shape == (shape[0], 4, 8, 5)
+        assert explained.on_npu == (shape[0] > 0)
+
+
+QUANTISED = {
+    "per column": ((6, 3000), (3000, 40), {}),
+    "a vector": ((3000,), (3000, 40), {}),
+    "a stack of activations": ((2, 3, 3000), (3000, 40), {}),
+    "stacks": ((2, 3, 300), (2, 300, 40), {}),
+    "by groups": ((6, 300), (300, 40), {"group_size": 64}),
+    "rotated": ((6, 300), (300, 40), {"rotate": True}),
+    "int4": ((6, 300), (300, 40), {"bits": 4}),
+}
+
+
+@pytest.mark.parametrize("on_the_left", [False, True])
+@pytest.mark.parametrize("name", QUANTISED)
+def test_explain_takes_a_quantised_matrix_as_the_integers_that_are_multiplied(name, on_the_left):
+    x_shape, w_shape, options = QUANTISED[name]
+    x = np.random.default_rng(0).standard_normal(x_shape).astype(np.float32)
+    operands = x, npublas.quantize(np.ones(w_shape, np.float32), **options)
+    if on_the_left:
+        operands = operands[1].mT, x if x.ndim == 1 else x.swapaxes(-1, -2)
+    explained = npublas.explain(*operands, device="npu")
+    assert explained.dtypes == ("int8", "int8", "int32") and explained.on_npu
+    assert explained.plan.element == "int8"
+    npublas.reset_counters()
+    npublas.matmul(*operands, device="npu")
+    (row,) = npublas.counters().reasons
+    whole = -(-row.products // explained.shape[0])
+    assert row.on_npu and whole == explained.products
+    batch, m, k, n = explained.shape
+    assert row.flops <= explained.products * 2 * batch * m * k * n
+
+
+def test_explain_takes_two_quantised_matrices():
+    x, w = np.ones((6, 300), np.float32), np.ones((300, 40), np.float32)
+    left, right = npublas.quantize(x, axis=-2), npublas.quantize(w)
+    assert npublas.explain(left, right, device="npu").shape == (1, 6, 300, 40)
+    assert npublas.explain(left, right, device="npu").products == 1
+    assert not npublas.explain(left, right, device="cpu").on_npu
+    with pytest.raises(ValueError, match="can't be the right operand"):
+        npublas.explain(x, npublas.quantize(w, axis=-2))
+    with pytest.raises(ValueError, match="mismatch"):
+        npublas.explain(x[:, :7], right)
+
+
 def test_explain_predicts_for_products_worth_it():
     a = np.ones((4096, 4096), np.int8)
     explained = npublas.explain(a, a)

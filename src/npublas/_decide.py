@@ -9,7 +9,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from npublas import _config, _core, _engine, _product
+from npublas import _config, _core, _engine, _lanes, _product
+from npublas._quantized import QuantizedMatrix
 from npublas._table import html_table, mebibytes, si, text_table
 from npublas._types import Device, Precision
 
@@ -82,7 +83,9 @@ class Explanation:
     products : int
         Products of `plan.element` that one of these takes, 0 without a plan. For float32 it is 1,
         plus 1 for each operand that is not exact in one float16 part (of all that are in it: found
-        out by looking at them). For int4 it is the plan's `parts`.
+        out by looking at them). For int4 it is the plan's `parts`. For a quantised matrix it is how
+        many groups it has along K, or parts that have scales of their own: `shape`, `plan` and what
+        is predicted are those of one of them.
     simulated : bool
         True if the NPU is the simulator.
     """
@@ -187,10 +190,11 @@ def explain(
 
     Parameters
     ----------
-    a : array_like
-    b : array_like or PackedMatrix
+    a : array_like or QuantizedMatrix
+    b : array_like, PackedMatrix or QuantizedMatrix
         The operands. Those of float32 are looked at, for whether one float16 part of each element
-        is enough.
+        is enough. A quantised matrix is multiplied as integers, group by group along K, and what is
+        explained is the product of one group.
     dtype : dtype, optional
         As in `matmul`; ``np.int32`` keeps int8 and uint8 operands as they are.
     precision, device : optional
@@ -212,6 +216,10 @@ def explain(
     >>> print(npublas.explain(np.ones((8, 8)), np.ones((8, 8))).reason)
     operands are float64: use astype(float32) or float64="float32"
     """
+    groups = 1
+    if isinstance(a, QuantizedMatrix) or isinstance(b, QuantizedMatrix):
+        a, b, groups = _integers(a, b)
+        dtype = np.int32
     a = np.asarray(a)
     a_limit = 127
     if a.dtype.name == "int4":  # multiplied as int8 of a smaller range
@@ -224,7 +232,8 @@ def explain(
     n = b.shape[-1] if b.ndim > 1 else 1
     batch = math.prod(stack)
     if packed:  # of which all products with one matrix are one
-        batch, m = math.prod(b.shape[:-2]), m * batch // math.prod(b.shape[:-2])
+        matrices = math.prod(b.shape[:-2])
+        batch, m = (matrices, m * batch // matrices) if matrices else (0, m)
         precision = _product.precision_for(b, precision)
     settings = _config.packed(precision=precision, device=device)
     names = _config.unpacked(settings)
@@ -256,11 +265,42 @@ def explain(
         precision=names["precision"],
         device=names["device"],
         plan=Plan(**plan) if plan else None,
-        products=_products(a, b, types, plan) if plan else 0,
+        products=groups * _products(a, b, types, plan) if plan else 0,
         simulated=_simulated(),
         error=error,
         **decision,
     )
+
+
+def _integers(a: Any, b: Any) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8], int]:
+    """The integers of one group of K, as arrays that take no memory; and how many groups there are.
+
+    What meets a quantised matrix becomes integers as it is multiplied: row by row, and for a left
+    one, which is the right one of the transposed product, column by column.
+    """
+    left = a._operand(-1) if isinstance(a, QuantizedMatrix) else None
+    right = b._operand(-2) if isinstance(b, QuantizedMatrix) else None
+    a = a if left else np.asarray(a)
+    b = b if right else np.asarray(b)
+    _product.result_shape(*(np.broadcast_to(np.int8(0), x.shape) for x in (a, b)))  # may raise
+    lanes = right or left
+    assert lanes is not None
+    *stack, columns, depth = lanes.data.shape
+    size = lanes.group_size
+    if left and right:
+        rows = left.data.shape[:-1]
+        size = left.group_size or right.group_size or depth
+    else:
+        q, x = (b, a) if right else (a, b)
+        rows = x.shape[:-1] if right or x.ndim == 1 else (*x.shape[:-2], x.shape[-1])
+        if q.ndim == 2:  # all of a stack is one product
+            rows = (math.prod(rows),)
+        size = size or _lanes.tile_depth(q.bits, depth, columns, None)
+    size = min(size, max(depth, 1))
+    one_group = [
+        np.broadcast_to(np.int8(0), shape) for shape in ((*rows, size), (*stack, size, columns))
+    ]
+    return one_group[0], one_group[1], -(-depth // size)
 
 
 def _products(
