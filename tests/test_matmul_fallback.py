@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import npublas
-from npublas import _engine, _log, _ufuncs
+from npublas import _cache, _core, _engine, _log, _ufuncs
 from npublas.testing import simulator
 
 A = np.eye(4, dtype=np.int32)
@@ -246,3 +246,75 @@ def test_lines_can_be_turned_on_and_off(capsys):
         _log.set_verbose(False)
     npublas.matmul(A, A, device="cpu")
     assert capsys.readouterr().err.count("npublas: int32 (4, 4) @ (4, 4)") == 1
+
+
+# --- An engine that another thread closes, to change a setting of the process ---------------------
+
+
+@pytest.fixture
+def closed_again(monkeypatch):
+    """The engine is closed again right after it was opened, so many times."""
+    left = 0
+
+    def set_times(times):
+        nonlocal left
+        _engine.close_engine()
+        left = times
+
+    real = _engine.open_engine
+
+    def open_engine():
+        nonlocal left
+        opened = real()
+        if left:
+            left -= 1
+            _core.close_engine()
+        return opened
+
+    monkeypatch.setattr(_engine, "open_engine", open_engine)
+    hooks = {"fallback": _log.fallback, "product": _log.product, "cached": _cache.multiply}
+    _ufuncs.set_hooks(open_engine=open_engine, **hooks)
+    yield set_times
+    _ufuncs.set_hooks(open_engine=real, **hooks)
+
+
+@pytest.mark.parametrize("function", [npublas.matmul, npublas.linear])
+def test_an_engine_that_is_closed_again_is_opened_again(function, closed_again):
+    npublas.set_config(runtime="simulator", device="npu", on_fallback="error")
+    a = np.eye(4, dtype=np.float32)
+    for times in (1, 2, 7):
+        closed_again(times)
+        np.testing.assert_array_equal(function(a, a), a)
+        assert _core.engine_state() == "open"
+    assert npublas.counters().npu.products == 3
+
+
+@pytest.mark.parametrize("function", [npublas.matmul, npublas.linear])
+def test_an_engine_that_is_always_closed_again_is_busy(function, closed_again):
+    npublas.set_config(runtime="simulator", device="npu", on_fallback="error")
+    a = np.eye(4, dtype=np.float32)
+    closed_again(1000)
+    with pytest.raises(npublas.FallbackError, match="held the NPU for too long"):
+        function(a, a)
+    closed_again(0)
+    np.testing.assert_array_equal(function(a, a), a)
+
+
+@pytest.mark.parametrize("times", [1, 7, 1000])
+def test_an_engine_that_is_closed_before_the_product_begins_is_opened_again(times, monkeypatch):
+    npublas.set_config(runtime="simulator", device="npu", on_fallback="error")
+    a, left, multiply = np.eye(4, dtype=np.float32), times, _core.multiply
+
+    def close_and_multiply(*args, **options):
+        nonlocal left
+        if left:
+            left -= 1
+            _core.close_engine()
+        return multiply(*args, **options)
+
+    monkeypatch.setattr(_core, "multiply", close_and_multiply)
+    if times < 8:
+        np.testing.assert_array_equal(npublas.linear(a, a), a)
+        return
+    with pytest.raises(npublas.FallbackError, match="changed its settings all the while"):
+        npublas.linear(a, a)

@@ -6,6 +6,7 @@
 #include "flags.hpp"
 #include "gil.hpp"
 #include "npublas/engine/engine.hpp"
+#include "npublas/engine/trust.hpp"
 #include "report.hpp"
 
 namespace npublas {
@@ -73,13 +74,21 @@ Attempt attempt_on_npu(const Product& product, const Settings& settings) {
   return {outcome.reason, !done, std::move(outcome.detail), outcome.seconds};
 }
 
+// How often a product opens an engine that another thread closes again under it, to change a
+// setting of the process. Each time is a race that the other thread has to win; none wins so many.
+constexpr int kReopenings = 8;
+
 /// The decision once the engine is open, which only Python can do. False if an exception is set.
 bool decide_anew(const Product& product, const Settings& settings, Decision* decision) {
-  const EngineState before = engine_state();
-  if (before != EngineState::closed && before != EngineState::opening) return true;
-  if (!open_engine()) return false;
-  *decision = decide(settings, product.a_type, product.b_type, product.out, product.shape);
-  if (decision->on_npu && engine_state() == EngineState::closed) {
+  for (int i = 0; i < kReopenings; ++i) {
+    const EngineState state = engine_state();
+    if (state != EngineState::closed && state != EngineState::opening) return true;
+    if (!open_engine()) return false;
+    *decision = decide(settings, product.a_type, product.b_type, product.out, product.shape);
+    if (!decision->on_npu) return true;
+    if (engine_state() == EngineState::closed && trust::busy()) break;
+  }
+  if (engine_state() == EngineState::closed) {
     // Another process holds the NPU: this product is the CPU's, the next one may have it.
     *decision = {.on_npu = false, .reason = Reason::busy, .fallback = true};
   }
@@ -93,17 +102,18 @@ bool run_with_reports(const Loop& loop, const Arguments& at, const Settings& set
   const Product product = product_of(loop, at);
   // Whoever demands the NPU is told if there is none, also for what it could not take.
   const bool demanded = settings.device == Device::npu && decision.reason != Reason::empty;
-  if ((decision.on_npu || demanded) && !decide_anew(product, settings, &decision)) return false;
-  if (decision.reason == Reason::no_npu && settings.device == Device::npu) {
-    return raise_unavailable();
-  }
-  Attempt attempt{decision.reason, decision.fallback};
-  if (decision.on_npu) attempt = attempt_on_npu(product, settings);
-  if (attempt.reason == Reason::no_npu && engine_state() == EngineState::closed) {
-    // Somebody closed the engine meanwhile, to change a setting of the process.
-    if (!decide_anew(product, settings, &decision)) return false;
+  Attempt attempt{decision.reason};
+  for (int i = 0; i < kReopenings; ++i) {
+    if ((decision.on_npu || demanded) && !decide_anew(product, settings, &decision)) return false;
+    if (decision.reason == Reason::no_npu && settings.device == Device::npu) {
+      return raise_unavailable();
+    }
     attempt = {decision.reason, decision.fallback};
-    if (decision.on_npu) attempt = attempt_on_npu(product, settings);
+    if (!decision.on_npu) break;
+    attempt = attempt_on_npu(product, settings);
+    if (attempt.reason != Reason::no_npu || engine_state() == EngineState::unavailable) break;
+    // Somebody closed the engine meanwhile, to change a setting of the process.
+    attempt = {Reason::busy, true, "rather, this process changed its settings all the while"};
   }
   if (attempt.fallback && !call.reported) {
     call.reported = true;

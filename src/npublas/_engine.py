@@ -27,21 +27,22 @@ def _restart_after_fork() -> None:
 os.register_at_fork(after_in_child=_restart_after_fork)
 
 
-def open_engine() -> None:
+def open_engine() -> bool:
     """Open the engine, or leave it unavailable with the one cause and its cure.
 
-    Never raises for want of an NPU: whoever needs one reads `_core.engine_state`.
+    Returns False if another process holds the NPU, and the engine is closed as before. Never raises
+    for want of an NPU: whoever needs one reads `_core.engine_state`.
     """
     with _opening:
         if _core.engine_state() in ("open", "unavailable"):
-            return
+            return True
         process = _config.get_config()
         tried = False
         lock, lock_patience = lock_file(), _milliseconds("NPUBLAS_LOCK_TIMEOUT", 2.0)
         try:
             _verify.survive(process.runtime, lock, lock_patience)
             tried = True
-            _core.open_engine(
+            return _core.open_engine(
                 runtime=process.runtime,
                 memory_limit=memory_limit(process),
                 cores=process.cores,
@@ -52,6 +53,7 @@ def open_engine() -> None:
         except NpuError as error:
             because = _library.cause(process.runtime, str(error))
             _core.make_unavailable(because, for_good=not tried)
+            return True
 
 
 def close_engine() -> None:

@@ -45,6 +45,15 @@ DType: TypeAlias = np.dtype[Any]
 _BYTES = ("int8", "uint8")
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
+# How often a product opens an engine that another thread closes again, as the loops do.
+_REOPENINGS = 8
+_BUSY = {
+    "on_npu": False,
+    "code": "busy",
+    "fallback": True,
+    "reason": "another process held the NPU for too long",
+}
+
 
 class Packed(Protocol):
     """What stands in the place of an array on the right: a `PackedMatrix`."""
@@ -331,14 +340,20 @@ class _Call:
         decision = self._decide()
         # Whoever demands the NPU is told if there is none, also for what it could not take.
         demanded = on_npu_or_error and decision["code"] != "empty"
-        if decision["on_npu"] or demanded:
-            decision = self._decide_anew(decision)
-        if decision["code"] == "no_npu" and on_npu_or_error:
-            raise NpuUnavailableError(_core.engine_status()["unavailable_because"])
-        attempt = self._attempt(decision)
-        if attempt["code"] == "no_npu" and _core.engine_state() == "closed":
+        for _ in range(_REOPENINGS):
+            if decision["on_npu"] or demanded:
+                decision = self._decide_anew(decision)
+            if decision["code"] == "no_npu" and on_npu_or_error:
+                raise NpuUnavailableError(_core.engine_status()["unavailable_because"])
+            attempt = self._attempt(decision)
+            if (
+                not decision["on_npu"]
+                or attempt["code"] != "no_npu"
+                or _core.engine_state() == "unavailable"
+            ):
+                break
             # Somebody closed the engine meanwhile, to change a setting of the process.
-            attempt = self._attempt(self._decide_anew(decision))
+            attempt.update(_BUSY, detail="rather, this process changed its settings all the while")
         if attempt["fallback"]:
             _log.fallback(attempt["reason"], attempt["detail"], names["on_fallback"])
         seconds = attempt["seconds"]
@@ -357,14 +372,18 @@ class _Call:
 
     def _decide_anew(self, decision: dict[str, Any]) -> dict[str, Any]:
         """Decide once more with the engine open."""
-        if _core.engine_state() not in ("closed", "opening"):
-            return decision
-        _engine.open_engine()
-        decision = self._decide()
-        if decision["on_npu"] and _core.engine_state() == "closed":
+        for _ in range(_REOPENINGS):
+            if _core.engine_state() not in ("closed", "opening"):
+                return decision
+            is_ours = _engine.open_engine()
+            decision = self._decide()
+            if not decision["on_npu"]:
+                return decision
+            if not is_ours:
+                break
+        if _core.engine_state() == "closed":
             # Another process holds the NPU: this product is the CPU's, the next one may have it.
-            decision.update(on_npu=False, code="busy", fallback=True)
-            decision["reason"] = "another process held the NPU for too long"
+            decision.update(_BUSY)
         return decision
 
     def _attempt(self, decision: dict[str, Any]) -> dict[str, Any]:
