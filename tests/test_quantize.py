@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 from typing import Any
 
@@ -327,3 +328,49 @@ class TestNibbles:
         w = RNG.integers(-7, 8, (300, 10), np.int8)
         high, low = (np.matmul(part.astype(int), w.astype(int)) for part in split_nibbles(a))
         np.testing.assert_array_equal(16 * high + low, a.astype(int) @ w.astype(int))
+
+
+class TestWhatCanNotBeChanged:
+    def test_the_arrays_of_the_caller_may_be(self) -> None:
+        data, scales = np.ones((3, 2), np.int8), np.ones((1, 2), np.float32)
+        fixed = np.ones(1, np.float32)
+        q = npublas.QuantizedMatrix(data, scales, activation_scales=fixed)
+        data[:], scales[:], fixed[:] = 5, 5, 5
+        for array in (q.data, q.scales, q.activation_scales):
+            assert array is not None and (array == 1).all()
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 2
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                array.flags.writeable = True
+
+    def test_neither_are_read_only_views_of_what_can_change(self) -> None:
+        data = np.ones((3, 2), np.int8)
+        view = data[:]
+        view.flags.writeable = False
+        q = npublas.QuantizedMatrix(view, np.ones((1, 2), np.float32))
+        data[:] = 7
+        assert (q.data == 1).all()
+
+    def test_what_is_derived_shares_the_integers(self) -> None:
+        q = npublas.quantize(np.eye(40), group_size=20)
+        for twin in (
+            q.T.T,
+            dataclasses.replace(q, activation_scales=np.ones(2, np.float32)),
+            q.with_largest_activation(3.0),
+            npublas.QuantizedMatrix(q.data, q.scales, group_size=20),
+        ):
+            assert np.shares_memory(twin.data, q.data)
+            assert np.shares_memory(twin.scales, q.scales)
+
+    def test_bytes_are_not_copied(self) -> None:
+        data = np.frombuffer(bytes(6), np.int8).reshape(3, 2)
+        q = npublas.QuantizedMatrix(data, np.ones((1, 2), np.float32))
+        assert np.shares_memory(q.data, data)
+
+
+def test_a_group_size_may_be_a_number_of_numpys() -> None:
+    for size in (np.int64(16), np.uint8(16)):
+        q = npublas.quantize(np.eye(64), group_size=size)  # type: ignore[arg-type]
+        assert type(q.group_size) is int and len(q.scales) == 4
+    with pytest.raises(ValueError, match="positive integer"):
+        npublas.quantize(np.eye(4), group_size=np.bool_(True))  # type: ignore[arg-type]

@@ -548,3 +548,69 @@ def test_bfloat16_without_ml_dtypes_says_what_is_missing(
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     with pytest.raises(ImportError, match="ml_dtypes"):
         npublas.load(tmp_path / "w")
+
+
+# What turns out later
+
+
+def altered(path: Path, at: int) -> None:
+    """Flip a byte, in place, as a failing disk would."""
+    with open(path, "r+b") as file:  # noqa: PTH123
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 0x10]))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_an_altered_file_is_an_error_on_the_npu_too_and_not_a_slow_product(
+    precision: Any, tmp_path: Path, device: str
+) -> None:
+    b = np.random.default_rng(0).standard_normal((200, 100), dtype=np.float32)
+    path = tmp_path / "w"
+    saved(path, b, precision=precision)
+    w = npublas.load(path)
+    altered(path, 4096 + 100)
+    with (
+        npublas.config_context(device="npu"),
+        pytest.raises(npublas.WeightsFileError, match=rf"^{path}: .*altered"),
+    ):
+        np.ones((2, 200), np.float32) @ w
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda w: np.ones((2, 200), np.float32) @ w,
+        lambda w: w.unpack(),
+        lambda w: w.save("elsewhere"),
+        lambda w: pickle.dumps(w),
+    ],
+)
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_errors_of_later_name_the_file(
+    cut: bool, action: Any, precision: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    b = np.random.default_rng(0).standard_normal((200, 100), dtype=np.float32)
+    path = tmp_path / "w"
+    saved(path, b, precision=precision)
+    w = npublas.load(path)
+    size = path.stat().st_size
+    if cut:
+        os.truncate(path, 4096)
+    else:
+        altered(path, 4096 + 100)
+        altered(path, size - 500)  # in the source, where there is one
+    with pytest.raises(npublas.WeightsFileError, match=rf"^{path}: ") as caught:
+        action(w)
+    assert str(caught.value).count(str(path)) == 1
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_saving_where_there_is_no_folder_names_what_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "no" / "w"
+    with pytest.raises(FileNotFoundError) as caught:
+        npublas.pack(np.eye(3)).save(path)
+    assert caught.value.filename == str(path)

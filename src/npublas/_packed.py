@@ -18,7 +18,7 @@ from npublas._matmul import ufunc as matmul
 from npublas._packing import Operand, pack_array, pack_quantized
 from npublas._table import mebibytes
 from npublas._types import Precision
-from npublas._weights_file import Layout, SourceSection
+from npublas._weights_file import Layout
 from npublas.errors import WeightsFileError
 
 __all__ = ["PackedMatrix", "load", "pack"]
@@ -136,8 +136,8 @@ class PackedMatrix:
     Made by `pack` and `load`. ``x @ w``, ``np.matmul(x, w)`` and ``npublas.matmul(x, w)`` give what
     they give for the array that was packed, at the precision that it was packed for: the same bits
     as an array at that precision on the NPU. Where such a product runs on the CPU, it is NumPy's
-    with the source for ``"float32"`` and integers, and with what was packed for ``"float16"`` and
-    ``"int8"``.
+    with the source for ``"float32"`` and integers, and with what was packed for ``"float16"``; for
+    ``"int8"`` it has the bits of the NPU's: the same integers, and the same scales.
 
     Copies and pickles are cheap: copies share the packed bytes, and what was loaded from a file is
     pickled as the name of the file, as long as nobody changes that.
@@ -278,11 +278,31 @@ class PackedMatrix:
         return self._operand.activation_scales
 
     def _prepare(self, x: NDArray[Any]) -> NDArray[Any]:
-        """What is multiplied by the packed bytes, or by `_dense()`, in the place of `x`."""
+        """What the NPU multiplies by the packed bytes in the place of `x`."""
         rotation = self._operand.layout.rotation
         if rotation is None:
             return x
-        return rotate(x.astype(np.float32, copy=False), rotation[0])
+        # What leaves float32's range is the CPU's, as NaN is.
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            return rotate(x.astype(np.float32, copy=False), rotation[0])
+
+    @property
+    def _depth(self) -> int:
+        """K as it is multiplied, with the padding of a rotation."""
+        return self._operand.depth
+
+    @property
+    def _is_quantized(self) -> bool:
+        """Whether products round `x` to integers, on the CPU as on the NPU."""
+        return self._operand.is_quantized
+
+    def _times(self, x: NDArray[Any]) -> NDArray[np.float64]:
+        """The sums of a product by quantised weights, as the NPU has them, on the CPU."""
+        return self._operand.times(x)
+
+    def _altered(self, how: str) -> WeightsFileError:
+        """The error for a file that isn't any more what it was."""
+        return self._operand.altered(how)
 
     def _dense(self) -> NDArray[Any]:
         """What was packed, as an array that nobody may write to; made when it is first wanted."""
@@ -300,15 +320,21 @@ class PackedMatrix:
             If it comes from a file itself, and that was altered.
         """
         operand = self._operand
-        source = operand.source
-        if isinstance(source, SourceSection):
-            source = source.read()
-        _weights_file.write(
-            Path(os.path.abspath(os.fspath(path))),  # noqa: PTH100
-            operand.layout,
-            operand.weights,
-            source,
-        )
+        source = operand.read_source()
+        with operand.naming_its_file():
+            operand.weights.check()  # a broken tile must not get a new life
+        try:
+            _weights_file.write(
+                Path(os.path.abspath(os.fspath(path))),  # noqa: PTH100
+                operand.layout,
+                operand.weights,
+                source,
+            )
+        except OSError as error:
+            if error.filename is None:
+                raise
+            # Not the name that it has while it is written.
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
 
     def __copy__(self) -> PackedMatrix:
         return PackedMatrix(self._operand, pin=self._pinned)
@@ -320,11 +346,10 @@ class PackedMatrix:
         operand = self._operand
         if operand.stamp is not None and operand.stamp.is_unchanged():
             return _reload, (operand.stamp.path, operand.stamp.digest, self._pinned)
-        weights, source = operand.weights, operand.source
-        weights.check()
+        weights, source = operand.weights, operand.read_source()
+        with operand.naming_its_file():
+            weights.check()
         packed: Any = pickle.PickleBuffer(weights.data) if protocol >= 5 else bytes(weights.data)
-        if isinstance(source, SourceSection):
-            source = source.read()
         return _restore, (operand.layout, packed, source, self._pinned)
 
     # Its products
@@ -351,6 +376,8 @@ class PackedMatrix:
             override = getattr(type(operand), "__array_ufunc__", np.ndarray.__array_ufunc__)
             if override not in (np.ndarray.__array_ufunc__, PackedMatrix.__array_ufunc__):
                 return NotImplemented
+        if not isinstance(out, (np.ndarray, type(None))):
+            raise TypeError("return arrays must be of ArrayType")
         x, w = inputs
         if isinstance(x, PackedMatrix) or not isinstance(w, PackedMatrix):
             raise TypeError(
@@ -378,7 +405,6 @@ class PackedMatrix:
                 f"a product with a PackedMatrix takes no {', '.join(unknown)}=; it takes out=, "
                 "dtype=, casting=, order=, subok= and axes="
             )
-        operand = self._operand
         plain = np.asarray(x)
         a_limit = 127
         if plain.dtype.name == "int4":
@@ -399,9 +425,7 @@ class PackedMatrix:
         )[2]
 
         def multiply(target: NDArray[Any] | None) -> NDArray[Any]:
-            # What is prepared may have another dtype than `x`.
-            same = dtype is None and operand.layout.rotation is None
-            wanted = None if same else result_type
+            wanted = None if dtype is None else result_type
             result: NDArray[Any] = _product.multiply(
                 plain, self, dtype=wanted, out=target, a_limit=a_limit
             )

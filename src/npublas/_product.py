@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from npublas import _config, _core, _engine, _log, _ufuncs
 from npublas._matmul import ufunc
 from npublas._types import Activation, Device, Precision
-from npublas.errors import ConfigurationError, NpuUnavailableError
+from npublas.errors import ConfigurationError, NpuUnavailableError, WeightsFileError
 
 __all__ = [
     "Finish",
@@ -42,6 +42,7 @@ __all__ = [
 Array: TypeAlias = NDArray[Any]
 DType: TypeAlias = np.dtype[Any]
 
+_NEEDS_SOURCE = "needs the source"  # how the core begins what it says of packed weights then
 _BYTES = ("int8", "uint8")
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -73,8 +74,19 @@ class Packed(Protocol):
     @property
     def _activation_scales(self) -> NDArray[np.float32] | None: ...
 
+    @property
+    def _depth(self) -> int: ...
+    @property
+    def _is_quantized(self) -> bool: ...
+
     def _prepare(self, x: Array) -> Array:
-        """What is multiplied in the place of the left operand."""
+        """What the NPU multiplies in the place of the left operand."""
+
+    def _times(self, x: Array) -> NDArray[np.float64]:
+        """The sums of a product by quantised weights on the CPU."""
+
+    def _altered(self, how: str) -> WeightsFileError:
+        """The error for weights of a file that was altered."""
 
     def _dense(self) -> Array:
         """What was packed, for the CPU and for what is too delicate for packed parts."""
@@ -228,6 +240,17 @@ def precision_for(b: Array | Packed, precision: Precision | None) -> Precision |
     return cast(Precision, b.precision)
 
 
+def _check_real(dtype: DType) -> None:
+    try:
+        natural = np.result_type(dtype, np.float32)
+    except TypeError:
+        natural = dtype
+    if natural not in (np.float32, np.float64):
+        raise TypeError(
+            f"a product with quantised weights takes real operands up to float64, not {dtype}"
+        )
+
+
 # Stacks
 
 
@@ -244,7 +267,8 @@ def _compute(
     weights = None
     if not isinstance(b, np.ndarray):
         weights = b._weights
-        a = b._prepare(a)
+        if b._is_quantized:
+            _check_real(a.dtype)
         b_stack = b.shape[:-2]
         if b.dtype.name not in _BYTES and a.dtype.name not in _FLOATS:
             a = a.astype(types.a)  # any other float is multiplied as it is
@@ -324,7 +348,8 @@ class _Call:
     @functools.cached_property
     def shape(self) -> tuple[int, int, int, int]:
         batch = self.c.shape[0] if self.c.ndim == 3 else 1
-        return batch, self.c.shape[-2], self.a.shape[-1], self.c.shape[-1]
+        k = self.a.shape[-1] if isinstance(self.b, np.ndarray) else self.b._depth
+        return batch, self.c.shape[-2], k, self.c.shape[-1]
 
     @functools.cached_property
     def dense(self) -> Array:
@@ -354,6 +379,8 @@ class _Call:
                 break
             # Somebody closed the engine meanwhile, to change a setting of the process.
             attempt.update(_BUSY, detail="rather, this process changed its settings all the while")
+        if attempt["code"] == "weights_file" and not isinstance(self.b, np.ndarray):
+            raise self.b._altered(attempt["detail"])
         if attempt["fallback"]:
             _log.fallback(attempt["reason"], attempt["detail"], names["on_fallback"])
         seconds = attempt["seconds"]
@@ -391,15 +418,16 @@ class _Call:
         if not decision["on_npu"]:
             return {**decision, "detail": "", "seconds": 0.0}
         outcome = self._multiply_on_npu(None if self.weights else self.dense)
-        if outcome["code"] == "precision_loss" and self.weights:
-            # A few elements may be too delicate for packed parts, and come right with the source.
+        if self.weights and outcome["detail"].startswith(_NEEDS_SOURCE):
+            # A few elements are too delicate for packed parts, and come right with the source.
             outcome = self._multiply_on_npu(self.dense)
         return {**outcome, "fallback": not outcome["on_npu"]}
 
     def _multiply_on_npu(self, b: Array | None) -> dict[str, Any]:
         bias, activation, alpha, beta = self.finish
+        a = self.a if isinstance(self.b, np.ndarray) else self.b._prepare(self.a)
         outcome = _core.multiply(
-            self.a, b, self.c, self.weights, self.settings,
+            a, b, self.c, self.weights, self.settings,
             bias=bias, activation=activation, alpha=alpha, beta=beta, a_limit=self.a_limit,
             a_scales=None if isinstance(self.b, np.ndarray) else self.b._activation_scales,
             pin=not isinstance(self.b, np.ndarray) and self.b.pinned,
@@ -409,6 +437,10 @@ class _Call:
         return outcome
 
     def _multiply_on_cpu(self) -> None:
+        if not isinstance(self.b, np.ndarray) and self.b._is_quantized:
+            # The NPU's integers and scales, and its one rounding.
+            finish_sums(self.b._times(self.a).reshape(self.c.shape), self.c, self.finish)
+            return
         natural, out = types_of(self.a.dtype, self.b.dtype).out, self.types.out
         if self.finish.is_plain:
             # As they came, for NumPy's own bits: BLAS adds in another order for a taller matrix.

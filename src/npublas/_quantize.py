@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npublas import _symmetric
 from npublas._hadamard import Rotation, block_for, rotate
-from npublas._quantized import QuantizedMatrix, check_layout
+from npublas._quantized import QuantizedMatrix, as_group_size, check_layout, own
 from npublas._symmetric import WEIGHT_MAX, Float32s
 
 __all__ = ["dequantize", "quantize"]
@@ -116,6 +116,7 @@ def _quantize(
     if isinstance(w, QuantizedMatrix):
         raise TypeError("it is quantised already")
     matrix = np.asarray(w)
+    group_size = as_group_size(group_size)
     check_layout(matrix.ndim, bits, axis, group_size)
     floats = _as_float32(matrix)
     depth = -1 if axis == -2 else -2
@@ -135,7 +136,12 @@ def _quantize(
     if depth == -2:
         data, scales = data.swapaxes(-1, -2), scales.swapaxes(-1, -2)
     return QuantizedMatrix(
-        np.ascontiguousarray(data), np.ascontiguousarray(scales), bits, axis, group_size, rotation
+        own(np.ascontiguousarray(data), fresh=True),
+        own(np.ascontiguousarray(scales), fresh=True),
+        bits,
+        axis,
+        group_size,
+        rotation,
     )
 
 

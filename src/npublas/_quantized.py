@@ -17,7 +17,7 @@ from npublas import _calibrate, _lanes, _symmetric
 from npublas._hadamard import Rotation, rotate
 from npublas._lanes import Lanes
 from npublas._matmul import ufunc as matmul
-from npublas._symmetric import ACTIVATION_MAX, WEIGHT_MAX, Float32s, Int8s
+from npublas._symmetric import WEIGHT_MAX, Float32s, Int8s
 
 __all__ = ["QuantizedMatrix"]
 
@@ -27,7 +27,7 @@ class QuantizedMatrix:
     """A matrix of small integers with float32 scales, or a stack of them. It can't be changed.
 
     Made by `quantize`; the constructor is for integers and scales that come from elsewhere, and
-    keeps the arrays that it is given.
+    copies the arrays that it is given, unless they can't change.
     ``x @ q``, ``np.matmul(x, q)`` and ``npublas.matmul(x, q)`` multiply by it, with ``x`` rounded
     to int8 row by row; so do ``q @ x``, and ``q @ r`` with another one. The result is float32, or
     float64 if ``x`` is.
@@ -71,6 +71,7 @@ class QuantizedMatrix:
 
     def __post_init__(self) -> None:
         data = np.asarray(self.data)
+        object.__setattr__(self, "group_size", as_group_size(self.group_size))
         check_layout(data.ndim, self.bits, self.axis, self.group_size)
         if data.dtype != np.int8:
             raise TypeError(f"data must be int8, not {data.dtype}")
@@ -89,7 +90,7 @@ class QuantizedMatrix:
                 f"is along K, which would be {self.rotation.padded} long"
             )
         scales = _checked_scales("scales", self.scales, self._scales_shape())
-        object.__setattr__(self, "data", _locked(data))
+        object.__setattr__(self, "data", own(data))
         object.__setattr__(self, "scales", scales)
         if self.activation_scales is not None:
             fixed = _checked_scales("activation_scales", self.activation_scales, (self._groups(),))
@@ -206,7 +207,8 @@ class QuantizedMatrix:
                 f"largest must be one number or {self._groups()}, one for each group along K, not "
                 f"of shape {maxima.shape}"
             )
-        scales = _symmetric.scales_for(maxima, ACTIVATION_MAX[self.bits])
+        largest_integer = self._tiles(self._depth_axis())[0].activation_max
+        scales = _symmetric.scales_for(maxima, largest_integer)
         return replace(self, activation_scales=np.broadcast_to(scales, (self._groups(),)).copy())
 
     def _dequantized(self) -> Float32s:
@@ -227,6 +229,12 @@ class QuantizedMatrix:
 
     def _groups(self) -> int:
         return _symmetric.groups(self.data.shape[self._depth_axis()], self.group_size)
+
+    def _tiles(self, depth_axis: int) -> tuple[_lanes.Tiles, NDArray[np.intp]]:
+        """How it is cut along K, and the group of each tile."""
+        k, n = self.data.shape[depth_axis], self.data.shape[-3 - depth_axis]
+        cut = _lanes.tiles(self.bits, k, n, self.group_size)
+        return cut, cut.groups(k)
 
     def _scales_shape(self) -> tuple[int, ...]:
         shape = list(np.shape(self.data))
@@ -284,10 +292,17 @@ class QuantizedMatrix:
         result = _product(inputs[0], inputs[1], dtype)
         if out is None:
             return result
+        if not isinstance(out, np.ndarray):
+            raise TypeError("return arrays must be of ArrayType")
         if out.shape != np.shape(result):
             raise ValueError(f"out= has shape {out.shape}, and the product {np.shape(result)}")
         np.copyto(out, result, casting="same_kind")
         return out
+
+
+def as_group_size(size: Any) -> Any:
+    """A NumPy integer as an int; anything else as it is, for `check_layout`."""
+    return int(size) if isinstance(size, np.integer) else size
 
 
 def check_layout(ndim: int, bits: int, axis: int | None, group_size: int | None) -> None:
@@ -316,14 +331,31 @@ def _checked_scales(name: str, scales: Any, shape: tuple[int, ...]) -> Float32s:
         raise ValueError(f"{name} must be of shape {shape}, not {scales.shape}")
     if not (np.isfinite(scales) & (scales > 0)).all():
         raise ValueError(f"{name} must be finite and positive")
-    locked: Float32s = _locked(scales)
-    return locked
+    owned: Float32s = own(scales)
+    return owned
 
 
-def _locked(array: NDArray[Any]) -> Any:
-    view = array.view()
-    view.flags.writeable = False
-    return view
+class _Owned(np.ndarray[Any, Any]):
+    """Between a read-only array and its views, as a mark that nobody else has it."""
+
+
+def own(array: NDArray[Any], *, fresh: bool = False) -> NDArray[Any]:
+    """What an array holds as one that can't be changed: itself, if it can't, or a copy.
+
+    A `fresh` one is nobody else's: it becomes read-only, without a copy.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray) and type(base) is not _Owned:
+        base = base.base
+    if not isinstance(base, (_Owned, bytes)):
+        mine = array if fresh else array.copy(order="K")
+        mine.flags.writeable = False
+        # NumPy leaves a base out if the next one is of the view's own type: hence two of them.
+        array = mine.view(_Owned).view(_Owned).view(np.ndarray)
+    elif array.flags.writeable:  # over bytes, never
+        array = array.view()
+        array.flags.writeable = False
+    return array
 
 
 def _product(left: Any, right: Any, dtype: Any) -> Any:
@@ -352,26 +384,25 @@ def _times(x: NDArray[Any], q: QuantizedMatrix, depth_axis: int, dtype: Any) -> 
     if q.ndim == 2:  # a stack of activations is one high matrix
         rows = rows.reshape(-1 if length else int(np.prod(rows.shape[:-1])), length)
     np.broadcast_shapes(rows.shape[:-2], q.shape[:-2])  # raises
-    size, fixed = q.group_size, q.activation_scales
-    if size is None:
-        # Rows have a scale for each K tile, as they have where the weights are packed.
-        k, n = q.data.shape[depth_axis], q.data.shape[-3 - depth_axis]
-        size = _lanes.tile_depth(q.bits, k, n, None)
-        fixed = None if fixed is None else np.broadcast_to(fixed, (_symmetric.groups(k, size),))
-    activations, unusable = _lanes.activations(
+    # Rows have a scale for each K tile, as they have where the weights are packed.
+    cut, of_tile = q._tiles(depth_axis)
+    scales = weights.scales if weights.scales.shape[-1] == 1 else weights.scales[..., of_tile]
+
+    def floats() -> Float32s:
+        matrix = q._dequantized()
+        return matrix.swapaxes(-1, -2) if depth_axis == -1 else matrix
+
+    sums = _lanes.product(
         rows,
+        Lanes(weights.data, scales, cut.depth),
+        cut,
         block=q.rotation.block if q.rotation else None,
-        group_size=size,
-        q_max=ACTIVATION_MAX[q.bits],
-        fixed=fixed,
-        watch=functools.partial(_record, q) if _calibrate.is_active() else None,
+        fixed=None if q.activation_scales is None else q.activation_scales[of_tile],
+        watch=functools.partial(_record, q, of_tile) if _calibrate.is_active() else None,
+        floats=floats,
+        exact_sums=_lanes.in_integers,
     )
-    product = _lanes.multiply(activations, weights)
-    if unusable.any():
-        # NaN and infinity have no integers. They spread as NumPy has them spread.
-        floats = q._dequantized().swapaxes(-1, -2) if depth_axis == -1 else q._dequantized()
-        product = np.where(unusable[..., np.newaxis], np.matmul(rows, floats), product)
-    product = product.astype(result_type, copy=False)
+    product: NDArray[Any] = sums.astype(result_type, copy=False)
     if x.ndim == 1:
         return product[..., 0, :]
     if q.ndim == 2:
@@ -379,9 +410,10 @@ def _times(x: NDArray[Any], q: QuantizedMatrix, depth_axis: int, dtype: Any) -> 
     return product
 
 
-def _record(q: QuantizedMatrix, maxima: Float32s) -> None:
+def _record(q: QuantizedMatrix, of_tile: NDArray[np.intp], maxima: Float32s) -> None:
     """Tell the calibration the largest activations of each group, or of all if there are none."""
-    _calibrate.record(q, maxima if q.group_size is not None else maxima.max(keepdims=True))
+    firsts = np.flatnonzero(np.diff(of_tile, prepend=-1))
+    _calibrate.record(q, np.maximum.reduceat(maxima, firsts))
 
 
 def _quantized_product(left: QuantizedMatrix, right: QuantizedMatrix, dtype: Any) -> NDArray[Any]:
