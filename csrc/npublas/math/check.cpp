@@ -1,6 +1,8 @@
 #include "npublas/math/check.hpp"
 
+#include <array>
 #include <cmath>
+#include <cstring>
 #include <random>
 #include <vector>
 
@@ -26,11 +28,79 @@ struct Surface {
   }
 };
 
+// A group of depth that lies together on a surface: one row's of A, one column's of B.
+constexpr std::size_t kWordsOfA = 2;  // 16 bytes
+constexpr std::size_t words_of_b(Element element) {
+  return bytes_of(element, layout::kBDepth) / sizeof(std::uint64_t);
+}
+
+/// All bits that `count` neighbouring groups have, ORed into `bits`.
+template <std::size_t Words>
+void collect(const std::byte* groups, std::int64_t count, std::uint64_t* bits) {
+  std::array<std::uint64_t, Words> all, group;
+  std::memcpy(all.data(), bits, sizeof all);
+  for (std::int64_t i = 0; i < count; ++i, groups += sizeof group) {
+    std::memcpy(group.data(), groups, sizeof group);
+    for (std::size_t word = 0; word < Words; ++word) all[word] |= group[word];
+  }
+  std::memcpy(bits, all.data(), sizeof all);
+}
+
+template <Element element>
+bool meet(const Surface& left, const Surface& right, std::int64_t rows, std::int64_t depth,
+          std::int64_t columns) {
+  const std::size_t words = bytes_of(element, std::size_t(depth)) / sizeof(std::uint64_t);
+  std::vector<std::uint64_t> of_a(words, 0), of_b(words, 0);
+  const auto* a = static_cast<const std::byte*>(left.data);
+  for (std::size_t word = 0; word < words; word += kWordsOfA) {
+    collect<kWordsOfA>(a, rows, &of_a[word]);
+    a += rows * std::int64_t(kWordsOfA * sizeof(std::uint64_t));
+  }
+  constexpr std::int64_t together = layout::b_columns(element);
+  const auto* b = static_cast<const std::byte*>(right.data);
+  for (std::int64_t n = 0; n < columns; n += together) {
+    for (std::size_t word = 0; word < words; word += words_of_b(element)) {
+      collect<words_of_b(element)>(b, together, &of_b[word]);
+      b += together * std::int64_t(words_of_b(element) * sizeof(std::uint64_t));
+    }
+  }
+  // Along the depth, both are now what a single row or column would be on a surface.
+  const auto is_zero = [&](const std::vector<std::uint64_t>& bits, std::size_t k) {
+    if constexpr (element == Element::float16) {
+      std::uint16_t half;
+      std::memcpy(&half, reinterpret_cast<const std::byte*>(bits.data()) + 2 * k, sizeof half);
+      return (half & (left.flushes_subnormals ? 0x7c00u : 0x7fffu)) == 0;
+    } else {
+      return Surface{bits.data(), element, false}.at(k) == 0;
+    }
+  };
+  for (std::size_t k = 0; k < std::size_t(depth); ++k)
+    if (!is_zero(of_a, k) && !is_zero(of_b, k)) return true;
+  return false;
+}
+
+/// True if for some k both A's column k and B's row k hold anything but zeros; if not, the product
+/// is zero. Reads each surface once, in the order in which it lies in memory.
+bool meet(const Surface& left, const Surface& right, std::int64_t rows, std::int64_t depth,
+          std::int64_t columns) {
+  switch (left.element) {
+    case Element::int8:
+      return meet<Element::int8>(left, right, rows, depth, columns);
+    case Element::float16:
+      return meet<Element::float16>(left, right, rows, depth, columns);
+    case Element::int4:
+      return meet<Element::int4>(left, right, rows, depth, columns);
+  }
+  return true;
+}
+
 }  // namespace
 
 bool product_is_zero(const void* a, const void* b, Element element, std::int64_t rows,
                      std::int64_t depth, std::int64_t columns, bool flushes_subnormals) {
   const Surface left{a, element, flushes_subnormals}, right{b, element, flushes_subnormals};
+  if (!meet(left, right, rows, depth, columns)) return true;
+
   // Integer weights keep int8 sums exact in double: 2^7 · 2^7 · 2^20 · depth · columns < 2^53 for
   // every tile that a plan can hold (depth ≤ 8192, columns ≤ 4096 would be 2^59, so 2^14 there).
   const int bits = depth * columns > (std::int64_t(1) << 18) ? 14 : 20;

@@ -1,7 +1,9 @@
 // # Checking zeros
 // Broken runtimes return zeros with success. A surface of zeros is therefore believed only if the
-// product of what was packed really is zero: C·x = A·(B·x) for a random x, which costs O(mk + kn)
-// and is made only for surfaces that are all zero though neither operand is.
+// product of what was packed really is zero: because nothing of A meets anything of B along K,
+// which is cheap to see and the rule where zeros are right; or else by C·x = A·(B·x) for a random
+// x. Both cost O(mk + kn), and only surfaces that are all zero though neither operand is are
+// checked.
 #pragma once
 
 #include <cstdint>
