@@ -817,3 +817,40 @@ def test_a_rotated_matrix_survives_a_file_and_a_pickle(tmp_path: Path) -> None:
     for twin in (npublas.load(tmp_path / "w"), pickle.loads(pickle.dumps(w))):
         same(twin.unpack(), npublas.dequantize(q))
         same(x @ twin, x @ w)
+
+
+# The short way to NumPy
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_product_that_is_numpys_is_counted_with_its_reason(dtype: str, precision: Any) -> None:
+    b = some((40, 30), dtype)
+    w = npublas.pack(b, precision=precision)
+    for x_shape in ((40,), (1, 40), (2, 3, 40)):
+        x = some(x_shape, dtype, 1)
+        counts = []
+        for product in (lambda x=x: x @ w, lambda x=x: np.matmul(x, w, casting="same_kind")):
+            npublas.reset_counters()
+            result = product()
+            counts.append(npublas.counters().to_dict())
+            if not w._is_quantized:
+                same(result, npublas.matmul(x, w.unpack()))
+        for count in counts:
+            assert count["cpu"]["products"] == 1 and count["npu"]["products"] == 0
+            for device in ("cpu", "npu"):
+                count[device].pop("seconds", None)
+        assert counts[0]["cpu"]["products"] == counts[1]["cpu"]["products"]
+        assert counts[0]["reasons"] == counts[1]["reasons"]
+
+
+def test_the_short_way_heeds_the_settings_of_its_context(device: str) -> None:
+    x, w = some((7, 40)), npublas.pack(some((40, 30)))
+    npublas.reset_counters()
+    with npublas.config_context(device="npu"):
+        x @ w
+        assert npublas.counters().npu.products == 1
+        with npublas.config_context(device="cpu"):
+            x @ w
+        x @ w
+    assert npublas.counters().npu.products == 2 and npublas.counters().cpu.products == 1

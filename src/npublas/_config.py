@@ -140,7 +140,7 @@ def set_config(
     'warn'
     >>> npublas.set_config(on_fallback="allow")
     """
-    global _process
+    global _process, _process_settings
     changes = _checked(
         "set_config",
         {
@@ -160,7 +160,8 @@ def set_config(
         if _process_change and any(getattr(new, n) != getattr(_process, n) for n in _PROCESS_ONLY):
             _process_change(_process, new)
         _process = new
-        _ufuncs.set_default_settings(_packed(new.to_dict())[1])
+        _process_settings = _packed(new.to_dict())[1]
+        _ufuncs.set_default_settings(_process_settings)
 
 
 def get_config() -> Config:
@@ -325,8 +326,26 @@ def _check_runs_when_called(caller: str, function: object) -> None:
 
 def packed(*, precision: Precision | None = None, device: Device | None = None) -> int:
     """The settings that a call here would have, packed for the core."""
-    own = _checked("matmul", {"precision": precision, "device": device}, {})
-    return _packed({**get_config().to_dict(), **own})[1]
+    override = _ufuncs.override.get(0)
+    mask = override >> _OVERRIDE_SHIFT
+    settings = (_process_settings & ~mask) | (override & mask)
+    if precision is None and device is None:
+        return settings
+    try:
+        mask, values = _of_a_call(precision, device)
+    except TypeError:  # what can't be hashed is no setting, and the error says so
+        mask, values = _of_a_call.__wrapped__(precision, device)
+    return (settings & ~mask) | values
+
+
+@functools.lru_cache(maxsize=64)
+def _of_a_call(precision: Precision | None, device: Device | None) -> tuple[int, int]:
+    return _packed(_checked("matmul", {"precision": precision, "device": device}, {}))
+
+
+def demands_npu(settings: int) -> bool:
+    """Whether packed settings say that the NPU takes whatever it can."""
+    return settings >> _SHIFTS["device"] & _MASKS["device"] == _CHOICES["device"].index("npu")
 
 
 def unpacked(settings: int) -> dict[str, Any]:
@@ -421,4 +440,5 @@ os.register_at_fork(after_in_child=_restart_after_fork)
 _process_lock = threading.RLock()
 _process_change: Callable[[Config, Config], None] | None = None
 _process, starts_verbose = _from_environment(os.environ)
-_ufuncs.set_default_settings(_packed(_process.to_dict())[1])
+_process_settings = _packed(_process.to_dict())[1]
+_ufuncs.set_default_settings(_process_settings)

@@ -295,7 +295,7 @@ def _integers(a: Any, b: Any) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8
         rows = x.shape[:-1] if right or x.ndim == 1 else (*x.shape[:-2], x.shape[-1])
         if q.ndim == 2:  # all of a stack is one product
             rows = (math.prod(rows),)
-        size = size or _lanes.tile_depth(q.bits, depth, columns, None)
+        size = size or _lanes.tiles(q.bits, depth, columns, None).depth
     size = min(size, max(depth, 1))
     one_group = [
         np.broadcast_to(np.int8(0), shape) for shape in ((*rows, size), (*stack, size, columns))

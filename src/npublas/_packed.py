@@ -23,14 +23,6 @@ from npublas.errors import WeightsFileError
 
 __all__ = ["PackedMatrix", "load", "pack"]
 
-_PRECISIONS: dict[str, str] = {
-    "integers": "exact",
-    "float16": "float16",
-    "float32": "float32",
-    "int8": "int8",
-    "int4": "int8",  # of the activations
-}
-_INTEGERS = ("int8", "uint8")
 _INT4_LARGEST = 8  # in magnitude: -8 ... 7
 
 
@@ -184,10 +176,7 @@ class PackedMatrix:
     @property
     def precision(self) -> str:
         """What it was packed for: ``"float32"``, ``"float16"``, ``"int8"``, or ``"exact"``."""
-        layout = self._operand.layout
-        if layout.dtype in _INTEGERS:
-            return "exact"
-        return _PRECISIONS[layout.method]
+        return self._operand.precision or "exact"
 
     @property
     def pinned(self) -> bool:
@@ -369,11 +358,20 @@ class PackedMatrix:
         return matmul(other, self)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        if ufunc not in (np.matmul, matmul) or method != "__call__":
+        if not (ufunc is matmul or ufunc is np.matmul) or method != "__call__":
             return NotImplemented
+        if not options:
+            x, w = inputs
+            if type(x) is np.ndarray and type(w) is PackedMatrix:
+                operand = w._operand
+                result = None
+                if operand.plain is not None:
+                    result = _product.at_once(x, operand.plain, operand.dense)
+                if result is not None:
+                    return result
         out = options.pop("out", (None,))[0]
-        for operand in (*inputs, out):
-            override = getattr(type(operand), "__array_ufunc__", np.ndarray.__array_ufunc__)
+        for argument in (*inputs, out):
+            override = getattr(type(argument), "__array_ufunc__", np.ndarray.__array_ufunc__)
             if override not in (np.ndarray.__array_ufunc__, PackedMatrix.__array_ufunc__):
                 return NotImplemented
         if not isinstance(out, (np.ndarray, type(None))):

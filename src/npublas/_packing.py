@@ -14,12 +14,19 @@ from npublas import _core, _lanes, _product, _symmetric, _weights_file
 from npublas._hadamard import Rotation
 from npublas._lanes import Lanes, Tiles
 from npublas._quantized import QuantizedMatrix, own
+from npublas._types import Precision
 from npublas._weights_file import Layout, SourceSection, Stamp
 from npublas.errors import NpuError, WeightsFileError
 
 __all__ = ["Operand", "pack_array", "pack_quantized"]
 
 _INTEGERS = ("int8", "uint8")
+_PRECISIONS: dict[str, Precision] = {
+    "float16": "float16",
+    "float32": "float32",
+    "int8": "int8",
+    "int4": "int8",  # of the activations
+}
 _PACKABLE = (*_INTEGERS, "int4", "float16", "bfloat16", "float32", "float64")
 
 
@@ -44,8 +51,18 @@ class Operand:
         self.depth: int = layout.shape[-2]  # K, with the padding of a rotation
         self._unpacked: NDArray[Any] | None = None
         self._integers: tuple[Lanes, Tiles] | None = None
+        #: For products that NumPy can do as it stands.
+        self.plain: _product.Plain | None = None
+        if len(layout.shape) == 2 and not self.is_quantized and layout.dtype != "bfloat16":
+            *_, k, n = layout.shape
+            self.plain = _product.Plain(self.dtype, layout.dtype, self.precision, k, n, weights)
         # The last copy that goes takes along what the NPU's memory holds of it.
         weakref.finalize(self, _product.forget, weights).atexit = False
+
+    @property
+    def precision(self) -> Precision | None:
+        """The precision that it was packed for; None for exact integers, which have none."""
+        return None if self.layout.dtype in _INTEGERS else _PRECISIONS[self.layout.method]
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
@@ -27,7 +27,9 @@ from npublas.errors import ConfigurationError, NpuUnavailableError, WeightsFileE
 __all__ = [
     "Finish",
     "Packed",
+    "Plain",
     "Types",
+    "at_once",
     "check_out",
     "finish_sums",
     "forget",
@@ -131,6 +133,39 @@ def multiply(
         with _told_to_the_caller("cast"):
             np.copyto(out, result, casting="same_kind")
     return out
+
+
+class Plain(NamedTuple):
+    """What is to be known of a packed matrix whose products NumPy can do as they stand."""
+
+    dtype: DType
+    name: str
+    precision: Precision | None
+    k: int
+    n: int
+    weights: _core.Weights
+
+
+def at_once(a: Array, b: Plain, restore: Callable[[], Array]) -> Array | None:
+    """The product by packed weights, if it is decided for the CPU and all of it is NumPy's.
+
+    None leaves it to `multiply`, which comes to the same result by a longer way.
+    """
+    if a.dtype != b.dtype or a.ndim == 0 or a.shape[-1] != b.k or a.size == 0 or _log.is_verbose():
+        return None
+    settings = _config.packed(precision=b.precision)
+    if _config.demands_npu(settings):
+        return None
+    m = a.size // b.k
+    decision = _core.decide(settings, b.name, b.name, b.name, 1, m, b.k, b.n, b.weights)
+    if decision["on_npu"] or decision["fallback"]:
+        return None
+    dense = restore()
+    start = time.perf_counter()
+    result: Array = _ufuncs.on_cpu(ufunc, a, dense)
+    seconds = time.perf_counter() - start
+    _core.count(b.name, 1, m, b.k, b.n, decision["code"], False, seconds)
+    return result
 
 
 def forget(weights: _core.Weights) -> None:
