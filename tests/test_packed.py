@@ -706,6 +706,7 @@ def test_rows_without_integers_are_those_of_the_quantised_matrix(
     doubles = some((4, 100), "float64")
     doubles[0] *= 1e60
     doubles[1] *= 1e-60
+    x[5] *= 1e-38
     with npublas.config_context(device=where, float64="float32"), np.errstate(all="ignore"):
         same(x @ w, x @ q)
         got = doubles @ w
@@ -854,3 +855,32 @@ def test_the_short_way_heeds_the_settings_of_its_context(device: str) -> None:
             x @ w
         x @ w
     assert npublas.counters().npu.products == 2 and npublas.counters().cpu.products == 1
+
+
+@pytest.mark.parametrize(
+    ("detail", "times"), [("", 1), ("needs the source: 3 elements", 2), ("a row", 1)]
+)
+def test_a_refused_product_runs_again_only_where_the_source_helps(
+    detail: str, times: int, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    x, b = some((7, 40)), some((40, 30))
+    w = npublas.pack(b)
+    calls = []
+
+    def refuse(*operands: Any, **_: Any) -> dict[str, Any]:
+        calls.append(operands[1])
+        return {
+            "on_npu": False,
+            "code": "precision_loss",
+            "reason": "magnitudes",
+            "detail": detail,
+            "seconds": 0.0,
+            "overflowed": False,
+            "underflowed": False,
+        }
+
+    with npublas.config_context(device="npu"):
+        x @ w  # opens the engine
+        monkeypatch.setattr(npublas._core, "multiply", refuse)
+        same(x @ w, x @ b)
+    assert [call is not None for call in calls] == [False, True][:times]

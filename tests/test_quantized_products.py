@@ -36,7 +36,7 @@ def by_formula(x: np.ndarray, q: npublas.QuantizedMatrix) -> np.ndarray:
         for group, start in enumerate(range(0, depth, size)):
             piece = rows[i, start : start + size]
             scale = np.float32(max(abs(piece))) / np.float32(ACTIVATION_MAX[q.bits])
-            if scale < np.finfo(np.float32).tiny:
+            if scale == 0:
                 scale = np.float32(1)
             a = np.rint(piece / scale).astype(int)
             exact = int(a @ q.data[start : start + size, j].astype(int))

@@ -74,9 +74,17 @@ def activations(
         scales = fixed[np.newaxis]
     else:
         assert maxima is not None
-        scales = _symmetric.scales_for(maxima, q_max)
+        scales = _scales_of_rows(maxima, q_max)
     data = _symmetric.to_integers(floats, scales, group_size, q_max)
     return Lanes(data, scales, group_size), unusable
+
+
+def _scales_of_rows(maxima: Float32s, q_max: int) -> Float32s:
+    """As csrc/npublas/math/coding.hpp has them: other than those of weights, down to subnormals."""
+    with np.errstate(under="ignore"):
+        scales = np.maximum(maxima / np.float32(q_max), np.finfo(np.float32).smallest_subnormal)
+    scales[maxima == 0] = 1
+    return np.asarray(scales)
 
 
 def _any_not_finite(x: Float32s) -> NDArray[np.bool_]:
