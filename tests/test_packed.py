@@ -884,3 +884,17 @@ def test_a_refused_product_runs_again_only_where_the_source_helps(
         monkeypatch.setattr(npublas._core, "multiply", refuse)
         same(x @ w, x @ b)
     assert [call is not None for call in calls] == [False, True][:times]
+
+
+@pytest.mark.parametrize("where", ["cpu", "npu"])
+def test_products_of_quantised_weights_are_floats(where: Any, device: str) -> None:
+    q = npublas.quantize(some((40, 5)))
+    x, w = some((3, 40)), npublas.pack(q)
+    with npublas.config_context(device=where):
+        for dtype in ("complex64", "longdouble"):
+            with pytest.raises(TypeError, match="gives floats up to float64"):
+                np.matmul(x, w, dtype=dtype)
+        same(np.matmul(x, w, dtype=np.float16), (x @ q).astype(np.float16))
+        out = np.empty((3, 5), np.complex64)
+        assert np.matmul(x, w, out=out) is out
+        same(out, (x @ q).astype(np.complex64))

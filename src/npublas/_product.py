@@ -275,7 +275,8 @@ def precision_for(b: Array | Packed, precision: Precision | None) -> Precision |
     return cast(Precision, b.precision)
 
 
-def _check_real(dtype: DType) -> None:
+def _check_real(dtype: DType, out: DType) -> None:
+    """Raise unless a product by quantised weights can be of such operands and results."""
     try:
         natural = np.result_type(dtype, np.float32)
     except TypeError:
@@ -284,6 +285,8 @@ def _check_real(dtype: DType) -> None:
         raise TypeError(
             f"a product with quantised weights takes real operands up to float64, not {dtype}"
         )
+    if out.name not in _FLOATS:
+        raise TypeError(f"a product with quantised weights gives floats up to float64, not {out}")
 
 
 # Stacks
@@ -303,7 +306,7 @@ def _compute(
     if not isinstance(b, np.ndarray):
         weights = b._weights
         if b._is_quantized:
-            _check_real(a.dtype)
+            _check_real(a.dtype, types.out)
         b_stack = b.shape[:-2]
         if b.dtype.name not in _BYTES and a.dtype.name not in _FLOATS:
             a = a.astype(types.a)  # any other float is multiplied as it is
