@@ -898,3 +898,12 @@ def test_products_of_quantised_weights_are_floats(where: Any, device: str) -> No
         out = np.empty((3, 5), np.complex64)
         assert np.matmul(x, w, out=out) is out
         same(out, (x @ q).astype(np.complex64))
+
+
+def test_the_short_way_leaves_to_the_npu_what_pays_there(device: str) -> None:
+    x, w = some((128, 1024), "int8"), npublas.pack(some((1024, 1024), "int8"))
+    with npublas.config_context(device="auto"):
+        assert npublas.explain(x, w).on_npu
+        npublas.reset_counters()
+        x @ w
+    assert npublas.counters().npu.products == 1
