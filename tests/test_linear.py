@@ -7,6 +7,7 @@ import math
 import re
 import warnings
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -283,7 +284,7 @@ def test_bytes_give_exact_int32(x_dtype, w_dtype, relu, where):
 @pytest.mark.parametrize("packed", [False, True], ids=["array", "packed"])
 @pytest.mark.parametrize(("x_type", "w_type"), [("4", "4"), ("4", "8"), ("8", "4"), ("4", "u")])
 def test_int4_counts_as_int8(x_type, w_type, packed, relu, where):
-    int4 = pytest.importorskip("ml_dtypes").int4
+    int4 = ml_dtypes.int4
     types = {"4": int4, "8": np.int8, "u": np.uint8}
     x = np.full((1, 64), 7, np.int8).astype(types[x_type])
     w = np.full((64, 2), 7, np.int8).astype(types[w_type])
@@ -308,7 +309,6 @@ BFLOAT16 = {
 
 @pytest.mark.parametrize(("x_type", "w_type"), BFLOAT16)
 def test_bfloat16_promotes_as_for_matmul_but_stays_what_it_is_with_itself(x_type, w_type):
-    ml_dtypes = pytest.importorskip("ml_dtypes")
     types = [getattr(ml_dtypes, t, None) or np.dtype(t) for t in (x_type, w_type)]
     x, w = np.eye(5).astype(types[0]), np.arange(15).reshape(5, 3).clip(0, 7).astype(types[1])
     y = npublas.linear(x, w, np.full(3, 0.5), activation="relu")
@@ -339,6 +339,7 @@ def test_a_bias_may_be_what_broadcasts_to_a_row(name, dtype):
 
 @pytest.mark.parametrize("quantised", [False, True])
 def test_a_tuple_of_one_out_is_that_out(quantised):
+    npublas.set_config(on_fallback="allow")  # NumPy 1.26 has no loop for quantised matrices
     x, w = random(0, 6, 40), random(1, 40, 30)
     operand = npublas.quantize(w) if quantised else w
     out = np.empty((6, 30), np.float32)

@@ -86,7 +86,8 @@ bool decide_anew(const Product& product, const Settings& settings, Decision* dec
     if (!open_engine()) return false;
     *decision = decide(settings, product.a_type, product.b_type, product.out, product.shape);
     if (!decision->on_npu) return true;
-    if (engine_state() == EngineState::closed && trust::busy()) break;
+    // Held by another process, or not to be opened now (but soon, so that it isn't unavailable).
+    if (trust::busy() || !unavailable_because().empty()) break;
   }
   if (engine_state() == EngineState::closed) {
     // Another process holds the NPU: this product is the CPU's, the next one may have it.

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npublas import _config, _core, _engine, _lanes, _product
+from npublas._matmul import ufunc as matmul
 from npublas._quantized import QuantizedMatrix
 from npublas._table import html_table, mebibytes, si, text_table
 from npublas._types import Device, Precision
@@ -227,7 +228,7 @@ def explain(
     packed = hasattr(b, "_weights")
     b = cast("_product.Packed", b) if packed else np.asarray(b)
     stack = _stack_shape(a, b)
-    types = _product.types_of(a.dtype, b.dtype, None if dtype is None else np.dtype(dtype))
+    types = _types_of(a.dtype, b.dtype, None if dtype is None else np.dtype(dtype), packed)
     m = a.shape[-2] if a.ndim > 1 else 1
     n = b.shape[-1] if b.ndim > 1 else 1
     batch = math.prod(stack)
@@ -329,6 +330,20 @@ def _products(
         b_low = any(entry[3] for entry in b._weights.entries)
         a = b._prepare(a)
     return 1 + low(a, types.a, True) + b_low
+
+
+def _types_of(
+    a: np.dtype[Any], b: np.dtype[Any], out: np.dtype[Any] | None, packed: bool
+) -> _product.Types:
+    """The types that are multiplied: in NumPy's loop or, with packed weights, without one."""
+    types = _product.types_of(a, b, out)
+    if packed or types.a == types.out or np.lib.NumpyVersion(np.__version__) >= "2.0.0":
+        return types
+    if types.a.name not in ("int8", "uint8"):
+        return types
+    # NumPy 1.26 has no loops from bytes to longer integers, and widens the operands.
+    wanted: dict[str, Any] = {} if out is None else {"signature": (None, None, out)}
+    return _product.Types(*matmul.resolve_dtypes((a, b, None), **wanted))
 
 
 def _simulated() -> bool:

@@ -30,12 +30,13 @@ os.register_at_fork(after_in_child=_restart_after_fork)
 def open_engine() -> bool:
     """Open the engine, or leave it unavailable with the one cause and its cure.
 
-    Returns False if another process holds the NPU, and the engine is closed as before. Never raises
-    for want of an NPU: whoever needs one reads `_core.engine_state`.
+    Returns whether it was opened, or was open: not while another process holds the NPU, either.
+    Never raises for want of an NPU: whoever needs one reads `_core.engine_state`.
     """
     with _opening:
-        if _core.engine_state() in ("open", "unavailable"):
-            return True
+        state = _core.engine_state()
+        if state in ("open", "unavailable"):
+            return state == "open"
         process = _config.get_config()
         tried = False
         lock, lock_patience = lock_file(), _milliseconds("NPUBLAS_LOCK_TIMEOUT", 2.0)
@@ -53,7 +54,7 @@ def open_engine() -> bool:
         except NpuError as error:
             because = _library.cause(process.runtime, str(error))
             _core.make_unavailable(because, for_good=not tried)
-            return True
+            return False
 
 
 def close_engine() -> None:

@@ -162,7 +162,7 @@ def at_once(a: Array, b: Plain, restore: Callable[[], Array]) -> Array | None:
         return None
     dense = restore()
     start = time.perf_counter()
-    result: Array = _ufuncs.on_cpu(ufunc, a, dense)
+    result: Array = _on_cpu(a, dense)
     seconds = time.perf_counter() - start
     _core.count(b.name, 1, m, b.k, b.n, decision["code"], False, seconds)
     return result
@@ -440,11 +440,11 @@ class _Call:
         for _ in range(_REOPENINGS):
             if _core.engine_state() not in ("closed", "opening"):
                 return decision
-            is_ours = _engine.open_engine()
+            was_opened = _engine.open_engine()
             decision = self._decide()
             if not decision["on_npu"]:
                 return decision
-            if not is_ours:
+            if not was_opened:
                 break
         if _core.engine_state() == "closed":
             # Another process holds the NPU: this product is the CPU's, the next one may have it.
