@@ -91,10 +91,11 @@ bool add_signatures(PyUFuncObject* matmul, PyUFuncObject* numpy) {
 
 bool may_be_bfloat16(PyObject* const* args, Py_ssize_t positional, PyObject* names) {
   if (bfloat16.load(std::memory_order_relaxed) >= 0) return false;
-  return names || std::any_of(args, args + positional, [](PyObject* argument) {
-           return !PyArray_CheckExact(argument) ||
-                  PyArray_TYPE(reinterpret_cast<PyArrayObject*>(argument)) >= NPY_USERDEF;
-         });
+  const Py_ssize_t all = positional + (names ? PyTuple_GET_SIZE(names) : 0);
+  return std::any_of(args, args + all, [](PyObject* argument) {
+    return !PyArray_CheckExact(argument) ||
+           PyArray_TYPE(reinterpret_cast<PyArrayObject*>(argument)) >= NPY_USERDEF;
+  });
 }
 
 bool learn_bfloat16(PyObject* matmul) {
