@@ -9,6 +9,7 @@
 #include <string>
 
 #include "bindings.hpp"
+#include "names.hpp"
 #include "npublas/math/check.hpp"
 #include "npublas/math/finish.hpp"
 #include "npublas/math/method.hpp"
@@ -20,12 +21,6 @@ namespace py = pybind11;
 
 namespace npublas::python {
 namespace {
-
-Method method_from(const std::string& name) {
-  for (int i = 0; i < kMethods; ++i)
-    if (name == name_of(Method(i))) return Method(i);
-  throw py::value_error("no method is called '" + name + "'");
-}
 
 Element element_from(const std::string& name) {
   if (name == "int8") return Element::int8;
@@ -40,21 +35,6 @@ Coding coding_from(const std::string& name) {
   if (name == "split") return Coding::split;
   if (name == "quantized") return Coding::quantized;
   throw py::value_error("no coding " + name);
-}
-
-Activation activation_from(const std::string& name) {
-  if (name == "none") return Activation::none;
-  if (name == "relu") return Activation::relu;
-  if (name == "gelu") return Activation::gelu;
-  if (name == "gelu_tanh") return Activation::gelu_tanh;
-  if (name == "silu") return Activation::silu;
-  throw py::value_error("no activation " + name);
-}
-
-DType dtype_from(const std::string& name) {
-  for (int i = 0; i < kDTypes; ++i)
-    if (name == name_of(DType(i))) return DType(i);
-  throw py::value_error("no type " + name);
 }
 
 /// The array's type, or the one that is told: NumPy has no bfloat16, so that comes as uint16.

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "bindings.hpp"
+#include "names.hpp"
 #include "npublas/base/integers.hpp"
 #include "npublas/engine/engine.hpp"
 #include "npublas/math/pack.hpp"
@@ -41,21 +42,13 @@ Reason reason_from(const std::string& name) {
   throw py::value_error("no reason is called '" + name + "'");
 }
 
-Activation activation_from(const std::string& name) {
-  if (name == "none") return Activation::none;
-  if (name == "relu") return Activation::relu;
-  if (name == "gelu") return Activation::gelu;
-  if (name == "gelu_tanh") return Activation::gelu_tanh;
-  if (name == "silu") return Activation::silu;
-  throw py::value_error("no activation is called '" + name + "'");
-}
-
-DType dtype_from(const std::string& name) {
+/// A type of any array: one that the core has no name for is still decided about, and counted.
+DType any_dtype(const std::string& name) {
   for (int i = 0; i < kDTypes; ++i)
     if (name == npublas::name_of(DType(i))) return DType(i);
   return DType::other;
 }
-DType dtype_of(const py::array& array) { return dtype_from(py::str(array.dtype())); }
+DType dtype_of(const py::array& array) { return any_dtype(py::str(array.dtype())); }
 
 /// The settings of a call as `_config` packs them: device, precision, float64, on_fallback.
 Settings settings_from(int bits) {
@@ -87,7 +80,7 @@ const Weights* pointer_to(const MaybeWeights& weights) {
 py::dict decide_for(int settings_bits, const std::string& a_name, const std::string& b_name,
                     const std::string& out_name, std::int64_t batch, std::int64_t m, std::int64_t k,
                     std::int64_t n, const MaybeWeights& weights, bool b_is_packed) {
-  const DType a = dtype_from(a_name), b = dtype_from(b_name), out = dtype_from(out_name);
+  const DType a = any_dtype(a_name), b = any_dtype(b_name), out = any_dtype(out_name);
   const Settings settings = settings_from(settings_bits);
   const Shape shape{batch, m, k, n};
   Decision decision = decide(settings, a, b, out, shape, pointer_to(weights));
@@ -110,11 +103,11 @@ py::dict decide_for(int settings_bits, const std::string& a_name, const std::str
 py::object planned(int settings_bits, const std::string& a_name, const std::string& b_name,
                    const std::string& out_name, std::int64_t batch, std::int64_t m, std::int64_t k,
                    std::int64_t n, const MaybeWeights& weights, int a_limit) {
-  const DType a = dtype_from(a_name), b = dtype_from(b_name);
+  const DType a = any_dtype(a_name), b = any_dtype(b_name);
   const auto plan = plan_for(a, b, settings_from(settings_bits).precision, {batch, m, k, n},
                              pointer_to(weights), 0, a_limit);
   if (!plan) return py::none();
-  const Prediction predicted = predict(*plan, a, dtype_from(out_name), weights.has_value());
+  const Prediction predicted = predict(*plan, a, any_dtype(out_name), weights.has_value());
   py::dict result = to_dict(*plan);
   result["cpu_seconds"] = predicted.cpu_seconds;
   result["npu_seconds"] = predicted.npu_seconds;
@@ -246,7 +239,7 @@ void register_product(py::module_& module) {
       "count",
       [](const std::string& dtype, std::int64_t batch, std::int64_t m, std::int64_t k,
          std::int64_t n, const std::string& code, bool fallback, double seconds) {
-        count(dtype_from(dtype), {batch, m, k, n}, reason_from(code), fallback, seconds);
+        count(any_dtype(dtype), {batch, m, k, n}, reason_from(code), fallback, seconds);
       },
       py::arg("a_dtype"), py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"),
       py::arg("code"), py::arg("fallback"), py::arg("seconds"), "Count a product.");

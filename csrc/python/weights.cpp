@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "bindings.hpp"
+#include "names.hpp"
 #include "npublas/base/error.hpp"
 #include "npublas/base/integers.hpp"
 #include "npublas/base/mapped_file.hpp"
@@ -28,18 +29,6 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "tiles are written as they stand");
 
 using Entry = std::tuple<std::uint64_t, std::uint64_t, std::uint32_t, bool, bool, bool>;
-
-DType dtype_from(const std::string& name) {
-  for (int i = 0; i < kDTypes; ++i)
-    if (name == npublas::name_of(DType(i))) return DType(i);
-  throw py::value_error("no element type " + name);
-}
-
-Method method_from(const std::string& name) {
-  for (int i = 0; i < kMethods; ++i)
-    if (name == npublas::name_of(Method(i))) return Method(i);
-  throw py::value_error("no method " + name);
-}
 
 py::dict to_dict(const WeightsGrid& grid) {
   py::dict result;

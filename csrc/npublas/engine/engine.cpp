@@ -208,16 +208,15 @@ std::optional<Plan> plan_of(const Request& request, const Settings& settings, in
                   request.weights.get(), cores, request.a_limit);
 }
 
-/// Runs the request, and once more in another way if the first one doesn't suit the operands.
-Outcome run_on(Engine& engine, Request request, const Settings& settings, Kept& kept, int cores = 0,
-               int first_core = 0) {
+/// Runs the request by `plan`, and once more in another way if that doesn't suit the operands.
+Outcome run_on(Engine& engine, std::optional<Plan> plan, Request request, const Settings& settings,
+               Kept& kept, int cores = 0, int first_core = 0) {
   const bool flushes = engine.verdicts[int(Element::float16)].flushes_subnormals;
   // float16 operands that would be subnormal go in two parts, on every device, as packed ones do.
   const bool has_parts = !request.weights && request.product.a_type == DType::float16 &&
                          settings.precision == Precision::float32;
   bool in_parts = false;
   while (true) {
-    const auto plan = plan_of(request, settings, cores, in_parts);
     if (!plan) return {.reason = Reason::window};
     if (trust::is_off(plan->element)) return {.reason = Reason::type_off};
     const exec::Ending ending =
@@ -229,20 +228,23 @@ Outcome run_on(Engine& engine, Request request, const Settings& settings, Kept& 
     else
       return outcome_of(ending);
     kept.put_back();
+    plan = plan_of(request, settings, cores, in_parts);
   }
 }
 
 /// Once on all cores; if a call fails, once more on one core with everything made anew.
-Outcome run(Engine& engine, const Request& request, const Settings& settings, Kept& kept) {
+Outcome run(Engine& engine, const Plan& plan, const Request& request, const Settings& settings,
+            Kept& kept) {
   try {
-    return run_on(engine, request, settings, kept);
+    return run_on(engine, plan, request, settings, kept);
   } catch (const Error& first) {
     if (engine.executor->stuck() || first.kind() == ErrorKind::file) throw;
     engine.executor->window().clear();
     kept.put_back();
     // Not on the core that failed, if there is another.
     const int core = (engine.executor->failed_core() + 1) % engine.executor->cores();
-    const Outcome outcome = run_on(engine, request, settings, kept, 1, core);
+    const Outcome outcome =
+        run_on(engine, plan_of(request, settings, 1), request, settings, kept, 1, core);
     const std::lock_guard lock(state->fields);
     ++engine.retries;
     engine.last_retry = first.what();
@@ -388,7 +390,7 @@ Outcome multiply(const Request& request, const Settings& settings) noexcept {
     const std::shared_ptr<void> unlock(nullptr, [&](void*) { engine->lock->release(); });
     Kept kept(request.product, request.epilogue.beta != 0);
     try {
-      outcome = run(*engine, request, settings, kept);
+      outcome = run(*engine, *plan, request, settings, kept);
       if (outcome.reason != Reason::npu) kept.put_back();
       trust::note_success();
     } catch (const Error& error) {
