@@ -37,6 +37,12 @@ Coding coding_from(const std::string& name) {
   throw py::value_error("no coding " + name);
 }
 
+Layout layout_from(const std::string& name) {
+  if (name == "native") return Layout::native;
+  if (name == "normal") return Layout::normal;
+  throw py::value_error("layout must be 'native' or 'normal', not '" + name + "'");
+}
+
 /// The array's type, or the one that is told: NumPy has no bfloat16, so that comes as uint16.
 DType dtype_of(const py::array& array, const std::optional<std::string>& told = std::nullopt) {
   return dtype_from(told ? *told : std::string(py::str(array.dtype())));
@@ -65,7 +71,7 @@ py::array_t<T> filled(std::int64_t size, T value) {
 
 py::tuple pack(const py::array& matrix, const std::string& coding_name, bool is_a,
                std::int64_t surface_lanes, std::int64_t surface_depth, int limit, float scale,
-               const std::optional<std::string>& dtype) {
+               const std::optional<std::string>& dtype, const std::string& layout_name) {
   const Packing packing{.coding = coding_from(coding_name), .limit = limit, .scale = scale};
   const int lane_axis = is_a ? 0 : 1;
   const Lanes lanes{.data = matrix.data(),
@@ -84,9 +90,12 @@ py::tuple pack(const py::array& matrix, const std::string& coding_name, bool is_
   auto sums = filled<std::int32_t>(lanes.lanes, 0);
   auto losses = filled<LaneLoss>(lanes.lanes, LaneLoss{});
   const LaneNotes notes{scales.mutable_data(), sums.mutable_data(), losses.mutable_data()};
+  void* const high = surface.mutable_data();
+  void* const rest = is_split ? low.mutable_data() : nullptr;
+  const Layout layout = layout_from(layout_name);
   const Packed packed =
-      (is_a ? pack_a : pack_b)(lanes, packing, surface_lanes, surface_depth, surface.mutable_data(),
-                               is_split ? low.mutable_data() : nullptr, notes);
+      is_a ? pack_a(lanes, packing, layout, surface_lanes, surface_depth, high, rest, notes)
+           : pack_b(lanes, packing, surface_lanes, surface_depth, high, rest, notes);
   py::dict seen;
   seen["finite"] = packed.finite;
   seen["zero"] = packed.zero;
@@ -117,7 +126,7 @@ void register_packing(py::module_& module) {
   PYBIND11_NUMPY_DTYPE(LaneLoss, largest, total, size, top, large);
   module.def("pack", &pack, py::arg("matrix"), py::arg("coding"), py::kw_only(), py::arg("is_a"),
              py::arg("surface_lanes"), py::arg("surface_depth"), py::arg("limit") = 127,
-             py::arg("scale") = 0.0f, py::arg("dtype") = py::none());
+             py::arg("scale") = 0.0f, py::arg("dtype") = py::none(), py::arg("layout") = "native");
   module.def("join_b", &join, py::arg("upper"), py::arg("lower"), py::kw_only(), py::arg("depth"),
              py::arg("columns"));
 }

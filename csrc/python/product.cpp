@@ -200,15 +200,16 @@ bool has_low_parts(const py::array& operand, bool is_a, std::int64_t tile_depth)
   for (std::int64_t item = 0; item < batch; ++item) {
     for (std::int64_t lane = 0; lane < lanes; lane += kLanes) {
       for (std::int64_t k = 0; k < depth; k += tile_depth) {
-        const Packed packed = (is_a ? pack_a : pack_b)(
-            {.data = is_a ? view.at(item, lane, k) : view.at(item, k, lane),
-             .lane_stride = is_a ? view.row_stride : view.column_stride,
-             .depth_stride = is_a ? view.column_stride : view.row_stride,
-             .dtype = dtype,
-             .lanes = std::min(kLanes, lanes - lane),
-             .depth = std::min(tile_depth, depth - k)},
-            {.coding = Coding::split}, kLanes, surface_depth, high.data(), low.data(),
-            {.scales = scales.data(), .losses = losses.data()});
+        const Lanes part{.data = is_a ? view.at(item, lane, k) : view.at(item, k, lane),
+                         .lane_stride = is_a ? view.row_stride : view.column_stride,
+                         .depth_stride = is_a ? view.column_stride : view.row_stride,
+                         .dtype = dtype,
+                         .lanes = std::min(kLanes, lanes - lane),
+                         .depth = std::min(tile_depth, depth - k)};
+        // Nothing but the losses counts, and they are the same for rows as for columns.
+        const Packed packed =
+            pack_b(part, {.coding = Coding::split}, kLanes, surface_depth, high.data(), low.data(),
+                   {.scales = scales.data(), .losses = losses.data()});
         if (!packed.low_zero) return true;
       }
     }

@@ -278,8 +278,8 @@ class Computation {
                        .dtype = product_.a_type,
                        .lanes = rows_,
                        .depth = depth_},
-                      packing_of(product_.a_type, true, k), plan_.tile_rows, plan_.surface_depth(),
-                      nibbles ? static_cast<void*>(bytes_.data()) : a.data(),
+                      packing_of(product_.a_type, true, k), Layout::native, plan_.tile_rows,
+                      plan_.surface_depth(), nibbles ? static_cast<void*>(bytes_.data()) : a.data(),
                       method_ == Method::float32 ? a.data() + bytes : nullptr, a_notes_.to_fill());
     }
     if (!acceptable(packed)) return false;

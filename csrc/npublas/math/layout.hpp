@@ -1,4 +1,4 @@
-// # Native layouts
+// # Layouts
 // The NPU reads and writes matrices in small blocks. Each layout is a formula, said here once; the
 // packers are tested against it and nobody else computes an offset.
 //
@@ -8,6 +8,10 @@
 //
 // Sizes are of the padded surfaces: K a multiple of 32, N of 32 (int4: 64), M 1 or a multiple of 4.
 // An int4 is half a byte; that of the even index is the lower half (int4.hpp says why).
+//
+// Those are the *native* layouts. A and C may be *normal* instead: row-major and without gaps,
+// A [M, K], C [M, N]. The runtime then cuts a product otherwise for the on-chip memory and reads B
+// for some 320 rows rather than 128, which three cores together need. B is always native.
 #pragma once
 
 #include <array>
@@ -15,6 +19,13 @@
 #include <cstdint>
 
 namespace npublas {
+
+/// Of A and C.
+enum class Layout : std::uint8_t { native, normal };
+
+constexpr const char* name_of(Layout layout) {
+  return layout == Layout::native ? "native" : "normal";
+}
 
 /// The element type that the NPU multiplies: int8 into int32, float16 into float32, int4 into
 /// int16.
@@ -67,6 +78,13 @@ constexpr std::size_t a_at(Element element, std::int64_t row, std::int64_t depth
   return std::size_t((depth / x * rows + row) * x + depth % x);
 }
 
+/// The same in either layout, on a surface of `rows` × `depths`.
+constexpr std::size_t a_at(Layout layout, Element element, std::int64_t row, std::int64_t depth,
+                           std::int64_t rows, std::int64_t depths) {
+  return layout == Layout::native ? a_at(element, row, depth, rows)
+                                  : std::size_t(row * depths + depth);
+}
+
 /// Element index of B(depth, column) on a surface of `depths` depth.
 constexpr std::size_t b_at(Element element, std::int64_t depth, std::int64_t column,
                            std::int64_t depths) {
@@ -81,7 +99,14 @@ constexpr std::size_t c_at(Element element, std::int64_t row, std::int64_t colum
   return std::size_t((column / w * rows + row) * w + column % w);
 }
 
-/// The same of int32 and float32.
+/// The same in either layout, on a surface of `rows` × `columns`.
+constexpr std::size_t c_at(Layout layout, Element element, std::int64_t row, std::int64_t column,
+                           std::int64_t rows, std::int64_t columns) {
+  return layout == Layout::native ? c_at(element, row, column, rows)
+                                  : std::size_t(row * columns + column);
+}
+
+/// In the native layout, of int32 and float32.
 constexpr std::size_t c_at(std::int64_t row, std::int64_t column, std::int64_t rows) {
   return c_at(Element::int8, row, column, rows);
 }

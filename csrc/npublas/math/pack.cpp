@@ -29,11 +29,13 @@ constexpr Element element_of(Coding coding) {
 struct Surface {
   Element element;
   bool is_a;
+  Layout layout;
   std::int64_t lanes, depth;
 
   std::int64_t piece() const { return is_a ? layout::a_depth(element) : layout::kBDepth; }
   std::size_t at(std::int64_t lane, std::int64_t d) const {
-    return is_a ? layout::a_at(element, lane, d, lanes) : layout::b_at(element, d, lane, depth);
+    return is_a ? layout::a_at(layout, element, lane, d, lanes, depth)
+                : layout::b_at(element, d, lane, depth);
   }
 };
 
@@ -206,15 +208,17 @@ Packed pack(const Lanes& source, const Packing& packing, const Surface& surface,
 
 }  // namespace
 
-Packed pack_a(const Lanes& source, const Packing& packing, std::int64_t surface_rows,
+Packed pack_a(const Lanes& source, const Packing& packing, Layout layout, std::int64_t surface_rows,
               std::int64_t surface_depth, void* surface, void* low, const LaneNotes& notes) {
-  return pack(source, packing, {element_of(packing.coding), true, surface_rows, surface_depth},
-              surface, low, notes);
+  return pack(source, packing,
+              {element_of(packing.coding), true, layout, surface_rows, surface_depth}, surface, low,
+              notes);
 }
 
 Packed pack_b(const Lanes& source, const Packing& packing, std::int64_t surface_columns,
               std::int64_t surface_depth, void* surface, void* low, const LaneNotes& notes) {
-  return pack(source, packing, {element_of(packing.coding), false, surface_columns, surface_depth},
+  return pack(source, packing,
+              {element_of(packing.coding), false, Layout::native, surface_columns, surface_depth},
               surface, low, notes);
 }
 

@@ -1,5 +1,5 @@
 // # Packing
-// From the caller's memory into the NPU's native layouts. A's rows and B's columns are packed by
+// From the caller's memory into the NPU's layouts. A's rows and B's columns are packed by
 // the same code: a *lane* is a row of A or a column of B, and each lane has `depth` elements. What
 // becomes of an element is its coding:
 //
@@ -79,7 +79,7 @@ struct Packed {
 /// Packs rows of A into a surface of `surface_rows` × `surface_depth` (both at least as large as
 /// the lanes; the rest is filled with zeros). `low` is the surface of the low parts, of the same
 /// size, for `split` only.
-Packed pack_a(const Lanes& source, const Packing& packing, std::int64_t surface_rows,
+Packed pack_a(const Lanes& source, const Packing& packing, Layout layout, std::int64_t surface_rows,
               std::int64_t surface_depth, void* surface, void* low, const LaneNotes& notes);
 
 /// Packs columns of B likewise into a surface of `surface_depth` × `surface_columns`.
