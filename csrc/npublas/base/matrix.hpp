@@ -13,6 +13,7 @@ namespace npublas {
 struct Shape {
   std::int64_t batch, m, k, n;
   double flops() const { return 2.0 * double(batch) * double(m) * double(k) * double(n); }
+  bool operator==(const Shape&) const = default;
 };
 
 /// One matrix, or a stack of them. A stride is in bytes, of any sign, and 0 where broadcast.
