@@ -43,18 +43,24 @@ struct Surfaces {
   Surface a, b, c;
 };
 
-// A [K/x, M, x], B [N/y, K/z, y, z], C [N/w, M, w].
-Surfaces native_surfaces(Type type, const ContextShape& shape) {
+// A [K/x, M, x] or [M, K], B [N/y, K/z, y, z], C [N/w, M, w] or [M, N].
+Surfaces surfaces_of(Type type, const ContextShape& shape) {
   const auto [m, k, n] =
       std::array{std::uint32_t(shape.m), std::uint32_t(shape.k), std::uint32_t(shape.n)};
   const Format& format = format_of(type);
   const auto [x, y, z, w] = std::array{format.x, format.y, std::uint32_t(32), format.w};
   const auto bytes = [&](std::uint64_t elements) { return elements * format.bits / 8; };
-  return {
+  Surfaces surfaces{
       .a = {{k / x, m, x, 0}, 3, bytes(std::uint64_t(m) * k)},
       .b = {{n / y, k / z, y, z}, 4, bytes(std::uint64_t(k) * n)},
       .c = {{n / w, m, w, 0}, 3, std::uint64_t(format.sum_bytes) * m * n},
   };
+  if (!shape.native) {
+    surfaces.a.dims = {m, k, 0, 0};
+    surfaces.c.dims = {m, n, 0, 0};
+    surfaces.a.rank = surfaces.c.rank = 2;
+  }
+  return surfaces;
 }
 
 std::string list(std::span<const std::uint32_t> dims, std::uint64_t bytes) {
@@ -93,7 +99,7 @@ void validate(const Runtime& runtime, Type type, const ContextShape& shape, int 
     refuse(what + ": runtime " + to_string(runtime.version()) + " has no product of this type.");
   }
   if (shape.m <= 0 || shape.k <= 0 || shape.n <= 0) refuse(what + ": every side must be positive.");
-  if (shape.m != 1 && shape.m % 4 != 0) {
+  if (shape.native && shape.m != 1 && shape.m % 4 != 0) {
     // The runtime works on surfaces of round_up(M, 4) rows, and reports M: it would read and write
     // past both.
     refuse(what + ": M must be 1 or a multiple of 4 in native layout.");
@@ -114,6 +120,7 @@ void validate(const Runtime& runtime, Type type, const ContextShape& shape, int 
   if (shape.n > chip.max_columns) {
     refuse(what + ": N may be at most " + std::to_string(chip.max_columns) + ".");
   }
+  if (type == Type::int4 && !shape.native) refuse(what + ": int4 has native layout only.");
   if (type == Type::int4 && !int4_is_one_task(shape.m, shape.k)) {
     refuse(what + ": A must fit the chip at once.");
   }
@@ -145,13 +152,13 @@ void Context::create() {
   info.n = shape_.n;
   info.type = std::int32_t(type_);
   info.b_layout = abi::kNative;
-  info.ac_layout = abi::kNative;
+  info.ac_layout = shape_.native ? abi::kNative : abi::kNormal;
 
   const std::unique_lock exclusive(runtime_->management());
   check(call.matmul_create(&context_, &info, &io_), "rknn_matmul_create", description());
   try {
     if (context_ == 0) check(abi::kContextInvalid, "rknn_matmul_create", description());
-    const Surfaces expected = native_surfaces(type_, shape_);
+    const Surfaces expected = surfaces_of(type_, shape_);
     compare("A", expected.a, io_.a, description());
     compare("B", expected.b, io_.b, description());
     compare("C", expected.c, io_.c, description());
@@ -170,7 +177,8 @@ Context::~Context() {
 }
 
 std::string Context::description() const {
-  return std::string(name_of(type_)) + " " + to_string(shape_) + ", core " + std::to_string(core_);
+  return std::string(name_of(type_)) + " " + to_string(shape_) +
+         (shape_.native ? "" : " (row-major A and C)") + ", core " + std::to_string(core_);
 }
 
 void Context::bind(Memory& a, Memory& b, Memory& c) {

@@ -20,9 +20,11 @@ enum class Type {
 };
 const char* name_of(Type type);
 
-/// The shape of a context: A is m×k, B is k×n, all in elements.
+/// The shape of a context: A is m×k, B is k×n, all in elements. B is always in native layout; A and
+/// C are in native or in normal (row-major) layout.
 struct ContextShape {
   int m, k, n;
+  bool native = true;
   auto operator<=>(const ContextShape&) const = default;
 };
 std::string to_string(const ContextShape& shape);
@@ -57,10 +59,11 @@ class Memory {
   std::uint64_t id_;
 };
 
-/// A matmul context: native B, quant type 0, IOMMU domain 0; native A and C.
-/// `shape.m` must be 1 or a multiple of 4 (at other heights the runtime reads and writes past the
-/// surfaces that it reports), k and n multiples of the chip's steps and within its limits; of int4,
-/// A must fit the chip at once (create dies where it would split it).
+/// A matmul context: native B, quant type 0, IOMMU domain 0.
+/// With native A and C, `shape.m` must be 1 or a multiple of 4 (at other heights the runtime reads
+/// and writes past the surfaces that it reports). k and n must be multiples of the chip's steps and
+/// within its limits. int4 has native layout only, and A must fit the chip at once (create dies
+/// where it would split it).
 class Context {
  public:
   /// Creates it on a short-lived thread of its own: create sets the calling thread's nice to -19.

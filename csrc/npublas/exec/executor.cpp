@@ -1,97 +1,58 @@
 #include "npublas/exec/executor.hpp"
 
 #include <algorithm>
-#include <condition_variable>
-#include <mutex>
-#include <shared_mutex>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "npublas/base/error.hpp"
-#include "npublas/exec/block.hpp"
+#include "npublas/exec/operands.hpp"
+#include "npublas/exec/results.hpp"
+#include "npublas/exec/trace.hpp"
 
 namespace npublas::exec {
 namespace {
 
-device::Type type_of(Element element) {
-  constexpr device::Type types[kElements] = {device::Type::int8, device::Type::float16,
-                                             device::Type::int4};
-  return types[int(element)];
-}
+std::atomic<std::uint64_t> next_job{1};
 
 }  // namespace
-
-struct Executor::Worker {
-  ~Worker() {
-    if (!thread.joinable()) return;
-    {
-      const std::lock_guard lock(mutex);
-      quit = true;
-    }
-    woken.notify_one();
-    thread.join();
-  }
-
-  std::mutex mutex;
-  std::condition_variable woken;
-  std::shared_ptr<Job> job;
-  bool quit = false;
-  std::thread thread;
-};
 
 Executor::Executor(std::shared_ptr<device::Runtime> runtime, const WindowLimits& limits, int cores,
                    std::chrono::milliseconds patience)
     : runtime_(std::move(runtime)),
       window_(std::make_unique<Window>(runtime_, limits)),
-      patience_(patience) {
+      patience_(patience),
+      syncs_(runtime_, *window_),
+      shop_{*window_, work_, syncs_} {
   for (int core = 0; core < cores; ++core) {
-    workers_.push_back(std::make_unique<Worker>());
-    Worker& worker = *workers_.back();
-    worker.thread = std::thread([this, &worker, core] { serve(worker, core); });
+    cores_.push_back(std::make_unique<Core>());
+    for (int lane = 0; lane < kRunsInFlight; ++lane)
+      cores_.back()->threads.emplace_back([this, core, lane] { serve(core, lane); });
   }
 }
 
-Executor::~Executor() = default;  // the workers end with their last block, before the window does
+Executor::~Executor() {
+  {
+    const std::lock_guard lock(mutex_);
+    quit_ = true;
+  }
+  helpers_woken_.notify_all();
+  for (const auto& core : cores_) core->woken.notify_all();
+  for (std::thread& helper : helpers_) helper.join();
+  for (const auto& core : cores_)
+    for (std::thread& thread : core->threads) thread.join();
+}
 
-Ending Executor::run(const Plan& plan, const Request& request, bool flushes_subnormals,
+Ending Executor::run(const Plan& plan, const Request& request, bool flushes_subnormals, int threads,
                      int first_core) {
-  const auto job = std::make_shared<Job>(plan, request, flushes_subnormals);
-  job->working = plan.cores;
-  for (int i = 0; i < plan.cores; ++i) {
-    failed_core_ = (first_core + i) % cores();
-    job->benches.emplace_back(failed_core_, borrow(plan, request.weights != nullptr, failed_core_));
+  const auto job = std::make_shared<Job>(plan, request, flushes_subnormals, next_job++);
+  {
+    Lock lock(mutex_);
+    admit(lock, job, first_core);
+    hire(threads - 1);
+    wake_runners(*job);
+    wait_for(lock, job);
   }
-  for (const auto& [core, bench] : job->benches) {
-    Worker& worker = *workers_[std::size_t(core)];
-    {
-      const std::lock_guard lock(worker.mutex);
-      worker.job = job;
-    }
-    worker.woken.notify_one();
-  }
-
-  std::unique_lock lock(job->mutex);
-  std::uint64_t seen = 0;
-  while (!job->finished.wait_for(lock, patience_, [&] { return job->working == 0; })) {
-    const std::uint64_t progress = job->progress;
-    if (progress != std::exchange(seen, progress)) continue;
-    // Nothing came back for too long. Let everybody who still moves leave, then lock out the rest.
-    job->stop = true;
-    lock.unlock();
-    const std::unique_lock exclusive(job->access);
-    job->abandoned = true;
-    stuck_ = true;
-    throw Error(ErrorKind::timeout,
-                "rknn_matmul_run did not come back within " + std::to_string(patience_.count()) +
-                    " ms. The NPU is left alone for the rest of this process; if it hangs for "
-                    "others too, reboot, and check that the driver is 0.9.8 or newer.");
-  }
-  // Now, and here: a worker may hold on to the job for a moment longer, and must not be the one who
-  // frees the weights, which may belong to Python.
-  job->benches.clear();
-  if (request.weights && request.weights->is_closed()) window_->forget(request.weights->id());
-  job->request.weights.reset();
+  leave(job);
   if (job->failed) {
     failed_core_ = job->failed_core;
     throw Error(job->error_kind, job->error);
@@ -99,57 +60,236 @@ Ending Executor::run(const Plan& plan, const Request& request, bool flushes_subn
   return {.ended = job->ended, .overflowed = job->overflowed, .underflowed = job->underflowed};
 }
 
-void Executor::serve(Worker& worker, int core) {
-  while (true) {
-    std::shared_ptr<Job> job;
-    {
-      std::unique_lock lock(worker.mutex);
-      worker.woken.wait(lock, [&] { return worker.quit || worker.job; });
-      if (worker.quit) return;
-      job = std::move(worker.job);
-    }
+// A plan may use the whole window. So it starts only where it fits beside those that are under way,
+// in the order of the calls, so that a large one isn't passed by small ones for ever.
+void Executor::admit(Lock& lock, const std::shared_ptr<Job>& job, int first_core) {
+  const std::uint64_t ticket = next_ticket_++;
+  const std::size_t bytes = job->plan.window_bytes();
+  const int files = job->plan.files();
+  room_.wait(lock, [&] {
+    return ticket == serving_ &&
+           (jobs_.empty() || (reserved_bytes_ + bytes <= window_->limits().bytes &&
+                              reserved_files_ + files <= window_->limits().files));
+  });
+  reserved_bytes_ += bytes;
+  reserved_files_ += files;
+  jobs_.push_back(job);
+  ++job->in_flight;  // nobody begins before the bench is there
+  lock.unlock();
+  try {
+    int core = first_core;
     try {
-      take_blocks(*job, core);
-    } catch (const Error& error) {
-      job->fail(core, error.kind(), error.what());
-    } catch (const std::exception& error) {  // no host memory, most likely
-      job->fail(core, ErrorKind::memory, error.what());
+      job->bench = std::make_unique<Bench>(job->plan, job->request.weights != nullptr, *window_,
+                                           first_core, cores(), &core);
+    } catch (const Error&) {
+      failed_core_ = core;
+      throw;
     }
-    const std::lock_guard lock(job->mutex);
-    --job->working;
-    job->finished.notify_all();
+  } catch (...) {
+    job->stop = true;
+    job->in_flight = 0;
+    job->bench.reset();
+    {
+      const std::lock_guard again(mutex_);
+      ++serving_;
+    }
+    leave(job);
+    throw;
+  }
+  lock.lock();
+  --job->in_flight;
+  ++serving_;
+  room_.notify_all();
+}
+
+/// The caller works on its own job until there is nothing left to do.
+void Executor::wait_for(Lock& lock, const std::shared_ptr<Job>& job) {
+  const auto over = [&] { return (job->stop || job->schedule.finished()) && job->in_flight == 0; };
+  std::uint64_t seen = job->progress;
+  while (!over()) {
+    if (work_once(lock, job.get())) continue;
+    job->caller_waits = true;
+    const bool woken = job->wake.wait_for(lock, patience_) == std::cv_status::no_timeout;
+    job->caller_waits = false;
+    const std::uint64_t progress = job->progress;
+    if (woken || progress != std::exchange(seen, progress)) continue;
+    if (over()) return;
+    // Nothing came back for too long. Let everybody who still moves leave, then lock out the rest.
+    job->stop = true;
+    lock.unlock();
+    {
+      const std::unique_lock exclusive(job->access);
+      job->abandoned = true;
+    }
+    stuck_ = true;
+    throw Error(ErrorKind::timeout,
+                "rknn_matmul_run did not come back within " + std::to_string(patience_.count()) +
+                    " ms. The NPU is left alone for the rest of this process; if it hangs for "
+                    "others too, reboot, and check that the driver is 0.9.8 or newer.");
   }
 }
 
-Bench Executor::borrow(const Plan& plan, bool weights, int core) {
-  const device::Type type = type_of(plan.element);
-  const int depth = int(plan.surface_depth());
-  const bool split = plan.method == Method::float32;
-  auto context =
-      window_->context(type, {int(plan.surface_rows()), depth, int(plan.tile_columns)}, core);
-  auto a = window_->memory(context->a_bytes() * (split ? 2 : 1));
-  auto c = window_->memory(context->c_bytes());
-  Bench bench{std::move(context), std::move(a), std::move(c), {}, {}, {}, {}, {}};
-  const std::size_t b_bytes = bench.context->b_bytes();
-  if (!weights) bench.b.emplace(window_->memory(b_bytes));
-  if (!split) return bench;
-  bench.joined.emplace(
-      window_->context(type, {int(plan.tile_rows), 2 * depth, int(plan.tile_columns)}, core));
-  bench.a_low.emplace(window_->memory(bench.context->a_bytes()));
-  if (!weights) bench.b_cross.emplace(window_->memory(2 * b_bytes));
-  bench.c_cross.emplace(window_->memory(bench.context->c_bytes()));
-  return bench;
+/// Gives back what the job had. Now, and here: a thread may hold on to the job for a moment longer,
+/// and must not be the one who frees the weights, which may belong to Python.
+void Executor::leave(const std::shared_ptr<Job>& job) {
+  job->bench.reset();
+  if (job->request.weights && job->request.weights->is_closed())
+    window_->forget(job->request.weights->id());
+  job->request.weights.reset();
+  const std::lock_guard lock(mutex_);
+  jobs_.erase(std::find(jobs_.begin(), jobs_.end(), job));
+  reserved_bytes_ -= job->plan.window_bytes();
+  reserved_files_ -= job->plan.files();
+  room_.notify_all();
 }
 
-void Executor::take_blocks(Job& job, int core) {
-  const auto bench = std::find_if(job.benches.begin(), job.benches.end(),
-                                  [core](const auto& entry) { return entry.first == core; });
-  const std::int64_t blocks = job.plan.blocks();
-  while (!job.stop) {
-    const std::int64_t index = job.next_block.fetch_add(1);
-    if (index >= blocks) return;
-    compute(job, job.plan.block(index), bench->second, *window_, work_);
+void Executor::hire(int threads) {
+  while (int(helpers_.size()) < threads) {
+    const int number = int(helpers_.size());
+    helpers_.emplace_back([this, number] { help(number); });
   }
+}
+
+void Executor::help(int) {
+  Lock lock(mutex_);
+  while (!quit_) {
+    if (work_once(lock, nullptr)) continue;
+    ++idle_helpers_;
+    helpers_woken_.wait(lock);
+    --idle_helpers_;
+  }
+}
+
+void Executor::serve(int core, int lane) {
+  Lock lock(mutex_);
+  while (!quit_)
+    if (!run_once(lock, core, lane)) cores_[std::size_t(core)]->woken.wait(lock);
+}
+
+/// Packs or unpacks something, of `only` if it isn't null. False if there is nothing to do.
+bool Executor::work_once(Lock& lock, Job* only) {
+  for (std::size_t i = 0; i < jobs_.size(); ++i) {
+    const std::shared_ptr<Job> job = jobs_[i];
+    if ((only && job.get() != only) || job->stop || !job->bench) continue;
+    const auto task = job->schedule.take_host_task();
+    if (!task) continue;
+    if (!only) std::rotate(jobs_.begin(), jobs_.begin() + std::ptrdiff_t(i) + 1, jobs_.end());
+    ++job->in_flight;
+    if (job->schedule.has_host_task()) wake_host(*job);
+    lock.unlock();
+    do_host_task(*job, *task);
+    lock.lock();
+    job->schedule.done(*task);
+    job->progress += 1;
+    wake_runners(*job);
+    ended(*job);
+    return true;
+  }
+  return false;
+}
+
+bool Executor::run_once(Lock& lock, int core, int lane) {
+  for (std::size_t i = 0; i < jobs_.size(); ++i) {
+    const std::shared_ptr<Job> job = jobs_[i];
+    if (job->stop || !job->bench) continue;
+    const auto& benches = job->bench->cores;
+    const auto mine = std::find_if(benches.begin(), benches.end(),
+                                   [&](const CoreBench& bench) { return bench.core == core; });
+    if (mine == benches.end() || lane >= int(mine->lanes.size())) continue;
+    const auto task = job->schedule.take_run(int(mine - benches.begin()));
+    if (!task) continue;
+    std::rotate(jobs_.begin(), jobs_.begin() + std::ptrdiff_t(i) + 1, jobs_.end());
+    ++job->in_flight;
+    Core& here = *cores_[std::size_t(core)];
+    if (here.running++ == 0) here.since = std::chrono::steady_clock::now();
+    lock.unlock();
+    do_run(*job, *task, lane);
+    lock.lock();
+    if (--here.running == 0)
+      work_.run_nanoseconds += std::uint64_t(
+          std::chrono::nanoseconds(std::chrono::steady_clock::now() - here.since).count());
+    job->schedule.done(*task);
+    job->progress += 1;
+    if (!job->stop) wake_host(*job);
+    ended(*job);
+    return true;
+  }
+  return false;
+}
+
+/// A task of the job was done, for better or worse.
+void Executor::ended(Job& job) {
+  --job.in_flight;
+  if (job.in_flight == 0 && (job.stop || job.schedule.finished())) job.wake.notify_one();
+}
+
+void Executor::wake_runners(const Job& job) {
+  if (job.stop || !job.bench) return;
+  for (std::size_t stream = 0; stream < job.bench->cores.size(); ++stream)
+    if (job.schedule.can_run(int(stream)))
+      // All: those of the lanes that this job doesn't have can't take it.
+      cores_[std::size_t(job.bench->cores[stream].core)]->woken.notify_all();
+}
+
+void Executor::wake_host(Job& job) {
+  if (std::exchange(job.caller_waits, false))
+    job.wake.notify_one();
+  else if (idle_helpers_ > 0)
+    helpers_woken_.notify_one();
+}
+
+namespace {
+
+/// Calls `act`, and turns what it throws into the job's failure.
+template <typename Act>
+void safely(Job& job, int core, Act act) {
+  try {
+    act();
+  } catch (const Error& error) {
+    job.fail(core, error.kind(), error.what());
+  } catch (const std::exception& error) {  // no host memory, most likely
+    job.fail(core, ErrorKind::memory, error.what());
+  }
+}
+
+}  // namespace
+
+void Executor::do_host_task(Job& job, const Task& task) {
+  const int core = job.bench->cores[std::size_t(task.stream)].core;
+  safely(job, core, [&] {
+    switch (task.kind) {
+      case Task::Kind::pack_a:
+        return pack_a(job, task.step, shop_);
+      case Task::Kind::pack_b:
+        return pack_b(job, task.step, shop_);
+      default:
+        return unpack(job, task.stream, task.step, shop_);
+    }
+  });
+}
+
+void Executor::do_run(Job& job, const Task& task, int number) {
+  Bench& bench = *job.bench;
+  CoreBench& core = bench.cores[std::size_t(task.stream)];
+  const Lane& lane = core.lanes[std::size_t(number)];
+  const Sums& sums = core.sums[std::size_t(task.step.sums)];
+  TileOfA& a = bench.a[std::size_t(task.step.a_slot)];
+  TileOfB& b = bench.b[std::size_t(task.step.b_slot)];
+  const auto run_one = [&](device::Context& context, device::Memory& from_a,
+                           device::Memory& from_b, device::Memory& to) {
+    context.bind(from_a, from_b, to);
+    context.run();
+    work_.runs += 1;
+    job.progress += 1;
+  };
+  safely(job, core.core, [&] {
+    const bool split = job.plan.method == Method::float32;
+    const bool stacked = split && !a.low_zero && lane.both;
+    run_one(stacked ? **lane.both : *lane.context, *a.memory, **b.memory, *sums.main);
+    if (!split) return;
+    if (!a.low_zero && !stacked) run_one(*lane.context, **a.low, **b.memory, **sums.a_low);
+    if (!b.low_zero) run_one(*lane.context, *a.memory, **b.low, **sums.b_low);
+  });
 }
 
 }  // namespace npublas::exec

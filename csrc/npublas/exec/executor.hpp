@@ -1,15 +1,21 @@
-// # Executing a plan
-// A worker thread per NPU core. The workers take the blocks of a plan in turn and do for each what
-// the plan's loop says: pack, run, unpack. The caller waits, and is told why if it ended early.
+// # Executing plans
+// Two threads per NPU core, because a run blocks: one waits for its run while the other's is queued
+// behind it in the driver. Packing and unpacking is done by the callers themselves and by a few
+// threads that help them. All of them do what the jobs' schedules give out, under one mutex that is
+// held for moments; who finds nothing sleeps. Several callers share the cores, a task each in turn.
 #pragma once
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <memory>
+#include <mutex>
+#include <thread>
 #include <vector>
 
-#include "npublas/exec/job.hpp"
+#include "npublas/exec/shop.hpp"
 
 namespace npublas::exec {
 
@@ -21,7 +27,7 @@ struct Ending {
 
 class Executor {
  public:
-  /// `patience`: a run that makes no progress for so long is given up. The driver itself gives up
+  /// `patience`: a job that makes no progress for so long is given up. The driver itself gives up
   /// after 6 s, up to three times.
   Executor(std::shared_ptr<device::Runtime> runtime, const WindowLimits& limits, int cores,
            std::chrono::milliseconds patience);
@@ -29,32 +35,65 @@ class Executor {
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
 
-  /// Runs the plan on cores [first_core, first_core + plan.cores), modulo their number. Throws the
-  /// first Error of a worker, after all have stopped touching the caller's memory. One at a time.
-  Ending run(const Plan& plan, const Request& request, bool flushes_subnormals, int first_core = 0);
+  /// Runs the plan on cores [first_core, first_core + plan.cores), modulo their number, with at
+  /// most `threads` that pack and unpack, the caller among them. Throws the first Error of any
+  /// thread, after all have stopped touching the caller's memory. From any thread; waits where the
+  /// jobs that are under way leave no room in the window.
+  Ending run(const Plan& plan, const Request& request, bool flushes_subnormals, int threads,
+             int first_core = 0);
 
   Window& window() { return *window_; }
   const Work& work() const { return work_; }
-  int cores() const { return int(workers_.size()); }
-  /// True after a run was given up: its worker still hangs in the driver, so nothing can be freed.
+  int cores() const { return int(cores_.size()); }
+  /// True after a job was given up: a thread still hangs in the driver, so nothing can be freed.
   bool stuck() const { return stuck_; }
   /// The core of the last Error that `run` threw.
   int failed_core() const { return failed_core_; }
 
  private:
-  struct Worker;
+  /// The threads of one NPU core.
+  struct Core {
+    std::condition_variable woken;
+    int running = 0;  // runs that are under way, to count the time in which there are some
+    std::chrono::steady_clock::time_point since;
+    std::vector<std::thread> threads;
+  };
+  using Lock = std::unique_lock<std::mutex>;
 
-  Bench borrow(const Plan& plan, bool weights, int core);
-  void serve(Worker& worker, int core);
-  void take_blocks(Job& job, int core);
+  void admit(Lock& lock, const std::shared_ptr<Job>& job, int first_core);
+  void wait_for(Lock& lock, const std::shared_ptr<Job>& job);
+  void leave(const std::shared_ptr<Job>& job);
+  void help(int number);
+  void serve(int core, int lane);
+  bool work_once(Lock& lock, Job* only);
+  bool run_once(Lock& lock, int core, int lane);
+  void do_host_task(Job& job, const Task& task);
+  void do_run(Job& job, const Task& task, int lane);
+  void wake_runners(const Job& job);
+  void wake_host(Job& job);
+  void ended(Job& job);
+  void hire(int threads);
 
   std::shared_ptr<device::Runtime> runtime_;
   std::unique_ptr<Window> window_;
   std::chrono::milliseconds patience_;
   Work work_;
-  bool stuck_ = false;
-  int failed_core_ = 0;
-  std::vector<std::unique_ptr<Worker>> workers_;
+  Syncs syncs_;
+  Shop shop_;
+  std::atomic<bool> stuck_{false};
+  std::atomic<int> failed_core_{0};
+
+  std::mutex mutex_;
+  bool quit_ = false;
+  std::deque<std::shared_ptr<Job>> jobs_;  // in turn: who was served goes to the back
+  std::size_t reserved_bytes_ = 0;         // of the window, by the jobs' plans
+  int reserved_files_ = 0;
+  std::uint64_t next_ticket_ = 0, serving_ = 0;  // jobs are admitted in the order of their calls
+  std::condition_variable room_;
+  std::condition_variable helpers_woken_;
+  int idle_helpers_ = 0;
+  std::vector<std::thread> helpers_;
+  std::vector<std::unique_ptr<Core>> cores_;
 };
 
 }  // namespace npublas::exec

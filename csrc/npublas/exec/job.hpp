@@ -1,22 +1,21 @@
 // # A job
-// One product while it is being computed: what was asked, what the workers share, and how it ended.
-// Shared with the workers, so that it outlives a caller who has given up on one of them.
+// One product while it is being computed: what was asked, its schedule, what the threads share, and
+// how it ended. Shared with the threads, so that it outlives a caller who has given up on one of
+// them.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
-#include <optional>
 #include <shared_mutex>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "npublas/base/error.hpp"
 #include "npublas/exec/request.hpp"
-#include "npublas/exec/window.hpp"
-#include "npublas/math/plan.hpp"
+#include "npublas/math/schedule.hpp"
 
 namespace npublas::exec {
 
@@ -31,47 +30,42 @@ enum class Ended {
   overflow,      ///< a sum left the range of float32
 };
 
-/// What was moved and how long it took, summed over the workers.
+/// What was moved and how long it took, summed over all threads.
 struct Work {
   std::atomic<std::uint64_t> runs{0}, packed_bytes{0}, unpacked_bytes{0};
   std::atomic<std::uint64_t> recomputed{0};  ///< elements that the CPU computed for accuracy's sake
   std::atomic<std::uint64_t> pack_nanoseconds{0}, run_nanoseconds{0}, unpack_nanoseconds{0};
 };
 
-/// What a worker needs for one tile: the same for every block of a plan, so it is borrowed once,
-/// and for all workers before any of them starts, so that a repeated product finds everything
-/// there.
-struct Bench {
-  Window::Loan<device::Context> context;
-  Window::Loan<device::Memory> a, c;
-  std::optional<Window::Loan<device::Memory>> b;  ///< not for weights, which bring their own
-  // For the cross terms of the float32 method: see block.cpp.
-  std::optional<Window::Loan<device::Context>> joined;
-  std::optional<Window::Loan<device::Memory>> a_low, b_cross, c_cross;
-};
+struct Bench;
 
 struct Job {
-  Job(const Plan& p, const Request& r, bool flushes)
-      : plan(p), request(r), flushes_subnormals(flushes) {}
+  Job(const Plan& p, const Request& r, bool flushes, std::uint64_t name);
+  ~Job();
 
   const Plan plan;
-  Request request;  // constant while a worker works
+  Request request;  // constant while anybody works on it
   const bool flushes_subnormals;
-  std::vector<std::pair<int, Bench>> benches;  // by core
+  const std::uint64_t id;  // in traces
 
-  std::atomic<std::int64_t> next_block{0};
+  // Under the executor's mutex:
+  Schedule schedule;
+  int in_flight = 0;           // tasks that somebody does now
+  bool caller_waits = false;   // and would rather work
+  std::condition_variable wake;  // of the caller
+
+  std::unique_ptr<Bench> bench;
+
   std::atomic<bool> stop{false};
   std::atomic<bool> overflowed{false}, underflowed{false};
   std::atomic<std::int64_t> doubtful{0};   // elements whose accuracy wasn't certain
-  std::atomic<std::uint64_t> progress{0};  // counts finished runs, for the caller's patience
+  std::atomic<std::uint64_t> progress{0};  // counts what was finished, for the caller's patience
 
   // The caller's memory may be touched while `access` is held shared and `abandoned` is false.
   std::shared_mutex access;
   bool abandoned = false;
 
-  std::mutex mutex;
-  std::condition_variable finished;
-  int working = 0;
+  std::mutex mutex;  // of what follows
   Ended ended = Ended::done;
   // The first failure, as plain values: the caller and the worker must not share an exception.
   bool failed = false;

@@ -18,6 +18,7 @@ struct Window::Entry {
   int files = 0;
   int loans = 1;
   bool pinned = false;
+  bool filling = false;  // weights: on loan to whoever fills it, and nobody else yet
 
   bool is_weight() const { return key.weights != 0; }
 };
@@ -141,10 +142,18 @@ bool Window::evict_one(bool pinned) {
 Window::Loan<device::Memory> Window::weight(const WeightKey& key, std::size_t bytes, bool pin,
                                             const std::function<void(device::Memory&)>& fill) {
   const std::size_t size = std::size_t(round_up(std::int64_t(bytes), std::int64_t(kPage)));
-  const std::lock_guard lock(mutex_);
-  for (auto it = entries_.begin(); it != entries_.end(); ++it) {
+  std::unique_lock lock(mutex_);
+  for (auto it = entries_.begin(); it != entries_.end();) {
     Entry& entry = **it;
-    if (!entry.is_weight() || entry.key != key) continue;
+    if (!entry.is_weight() || entry.key != key) {
+      ++it;
+      continue;
+    }
+    if (entry.filling) {  // somebody else does; it may come to nothing
+      filled_.wait(lock);
+      it = entries_.begin();
+      continue;
+    }
     ++entry.loans;
     ++usage_.weights_found;
     entries_.splice(entries_.begin(), entries_, it);
@@ -156,14 +165,27 @@ Window::Loan<device::Memory> Window::weight(const WeightKey& key, std::size_t by
   entry->bytes = size;
   entry->files = 1;
   entry->memory = make<device::Memory>(size);
-  fill(*entry->memory);  // under the lock: whoever else wants this tile waits for it
   entry->pinned = pin && usage_.pinned_bytes + size <= limits_.bytes / 2;
+  entry->filling = true;
   if (entry->pinned) usage_.pinned_bytes += size;
   usage_.weight_bytes += size;
   ++usage_.memories;
   ++usage_.memories_created;
   ++usage_.weights_filled;
   Entry& admitted = admit(std::move(entry));
+  lock.unlock();
+  try {
+    fill(*admitted.memory);
+  } catch (...) {
+    lock.lock();
+    const auto is_it = [&](const auto& other) { return other.get() == &admitted; };
+    evict(std::find_if(entries_.begin(), entries_.end(), is_it));
+    filled_.notify_all();
+    throw;
+  }
+  lock.lock();
+  admitted.filling = false;
+  filled_.notify_all();
   return {this, &admitted, admitted.memory.get()};
 }
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <compare>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -106,6 +107,7 @@ class Window {
   std::shared_ptr<device::Runtime> runtime_;
   WindowLimits limits_;
   mutable std::mutex mutex_;
+  std::condition_variable filled_;  // a weight, or not
   std::list<std::unique_ptr<Entry>> entries_;  // most recently used first
   WindowUsage usage_;
 };

@@ -214,48 +214,50 @@ std::optional<Task> Schedule::pack_ahead() {
   return std::nullopt;
 }
 
-std::optional<Task> Schedule::take_host_task(int* urgency) {
-  // What each core misses first, as a number of runs from now.
-  int best = -1, least = 0;
-  bool is_unpacking = false;
+bool Schedule::is_wanted(const Step& step) const {
+  return a_[std::size_t(step.a_slot)].state == Slot::State::wanted ||
+         b_[std::size_t(step.b_slot)].state == Slot::State::wanted;
+}
+
+/// What a core misses first, as a number of runs from now.
+Schedule::Choice Schedule::choose() const {
+  Choice best;
+  const auto consider = [&](std::size_t stream, int urgency, bool unpack) {
+    if (best.stream < 0 || urgency < best.urgency) best = {int(stream), urgency, unpack};
+  };
   for (std::size_t i = 0; i < streams_.size(); ++i) {
     const Stream& stream = streams_[i];
     int ahead = 0;  // runs that can go on without it
     for (const Pending& pending : stream.pending) {
-      if (pending.phase == Phase::claimed &&
-          (a_[std::size_t(pending.step.a_slot)].state == Slot::State::wanted ||
-           b_[std::size_t(pending.step.b_slot)].state == Slot::State::wanted)) {
-        if (best < 0 || ahead < least) {
-          best = int(i);
-          least = ahead;
-          is_unpacking = false;
-        }
+      if (pending.phase == Phase::claimed && is_wanted(pending.step)) {
+        consider(i, ahead, false);
         break;
       }
       if (pending.phase == Phase::claimed || pending.phase == Phase::running) ++ahead;
     }
-    if (stream.unpacking || stream.pending.empty() ||
-        stream.pending.front().phase != Phase::ran)
-      continue;
-    const int room = stream.running + free_sums(stream);
-    if (best < 0 || room < least) {
-      best = int(i);
-      least = room;
-      is_unpacking = true;
-    }
+    if (!stream.unpacking && !stream.pending.empty() && stream.pending.front().phase == Phase::ran)
+      consider(i, stream.running + free_sums(stream), true);
   }
-  if (urgency) *urgency = best < 0 ? kSumSlots + kRunsInFlight : least;
-  if (best < 0) return pack_ahead();
-  Stream& stream = streams_[std::size_t(best)];
-  if (is_unpacking) {
+  return best;
+}
+
+bool Schedule::has_host_task() const { return choose().stream >= 0; }
+
+std::optional<Task> Schedule::take_host_task(int* urgency) {
+  const Choice best = choose();
+  if (urgency) *urgency = best.stream < 0 ? kSumSlots + kRunsInFlight : best.urgency;
+  if (best.stream < 0) return pack_ahead();
+  Stream& stream = streams_[std::size_t(best.stream)];
+  if (best.unpack) {
     stream.unpacking = true;
     stream.pending.front().phase = Phase::unpacking;
-    return Task{Task::Kind::unpack, best, stream.pending.front().step};
+    return Task{Task::Kind::unpack, best.stream, stream.pending.front().step};
   }
-  for (const Pending& pending : stream.pending)
-    if (pending.phase == Phase::claimed)
-      if (auto task = pack(best, pending.step)) return task;
-  return std::nullopt;  // not reached
+  const auto wanting = std::find_if(
+      stream.pending.begin(), stream.pending.end(), [&](const Pending& pending) {
+        return pending.phase == Phase::claimed && is_wanted(pending.step);
+      });
+  return pack(best.stream, wanting->step);
 }
 
 void Schedule::done(const Task& task) {

@@ -61,6 +61,8 @@ class Schedule {
   /// What a host thread may do, the most urgent first; nothing until something is done. `urgency`
   /// is how many runs the core has left until it misses this.
   std::optional<Task> take_host_task(int* urgency = nullptr);
+  /// True if it would be given something (packing ahead doesn't count).
+  bool has_host_task() const;
   /// The next run of a stream; nothing if it isn't ready, or if there is no room for its sums.
   std::optional<Task> take_run(int stream);
   /// The task was done. What becomes possible by it is given out from now on.
@@ -104,6 +106,13 @@ class Schedule {
   std::optional<std::size_t> make_room(const std::vector<Slot>& slots, bool for_b,
                                        bool gently) const;
   bool is_needed_soon(const Tile& tile, bool is_b) const;
+  struct Choice {
+    int stream = -1;  // -1: there is nothing
+    int urgency = 0;
+    bool unpack = false;
+  };
+  Choice choose() const;
+  bool is_wanted(const Step& step) const;
   std::optional<Task> pack(int stream, const Step& step);
   std::optional<Task> pack_ahead();
   std::size_t first_not_run(const Stream& stream) const;
