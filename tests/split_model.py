@@ -3,9 +3,10 @@
     for each tile of K:                        at most 1024 deep
         scale rows of A and columns of B       by powers of two, into [2^14, 2^15)
         A = hi + lo / 2^12, B likewise         two halves for each element
-        main   = hi_A · hi_B                   what the NPU computes, with its own roundings
-        cross  = [hi_A | lo_A] · [lo_B; hi_B]
-        C      = float32(C + scaled back (main + cross / 2^12))
+        main  = hi_A · hi_B                    what the NPU computes, with its own roundings
+        a_low = lo_A · hi_B
+        b_low = hi_A · lo_B
+        C     = float32(C + scaled back (main + (a_low + b_low) / 2^12))
     where the halves may have lost too much: recompute the element, or refuse the product
 
 docs/precision.md derives from it what the result promises.
@@ -160,14 +161,13 @@ def multiply(a: np.ndarray, b: np.ndarray, *, flush: bool = False) -> Product:
     take = flushed if flush else np.asarray
     for part in tiles(a.shape[1]):
         left, right = pack(a[:, part]), pack(b[part].T)
-        main = device_product(take(left.high), take(right.high))
-        cross = device_product(
-            take(joined(left.high, left.low)), take(joined(right.low, right.high))
-        )
+        main = device_product(take(left.high), take(right.high)).astype(np.float64)
+        a_low = device_product(take(left.low), take(right.high)).astype(np.float64)
+        b_low = device_product(take(left.high), take(right.low)).astype(np.float64)
         products = max(products, 1 + left.low.any() + right.low.any())
 
         back = -(left.exponents[:, None] + right.exponents)
-        tile = np.ldexp(main.astype(np.float64) + cross.astype(np.float64) / LOW, back)
+        tile = np.ldexp(main + (a_low + b_low) / LOW, back)
         with np.errstate(over="ignore"):
             values = (values.astype(np.float64) + tile).astype(np.float32)
 
@@ -186,12 +186,6 @@ def multiply(a: np.ndarray, b: np.ndarray, *, flush: bool = False) -> Product:
     exact = a.astype(np.float64) @ b.astype(np.float64)
     values = np.where(repaired, exact.astype(np.float32), values)
     return Product(refused, values, repaired, covered, products)
-
-
-def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """[first | second], each in whole groups."""
-    padding = ((0, 0), (0, -first.shape[1] % GROUP))
-    return np.hstack([np.pad(first, padding), np.pad(second, padding)])
 
 
 def magnitudes(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -389,13 +389,15 @@ def test_joined_surfaces_are_the_surface_of_one_above_the_other(depth, columns):
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.float16])
-def test_a_product_is_zero_only_if_it_is(dtype):
+@pytest.mark.parametrize("layout", ["native", "normal"])
+def test_a_product_is_zero_only_if_it_is(dtype, layout):
     a, b = np.zeros((4, 64), dtype), np.zeros((64, 32), dtype)
 
     def is_zero():
         return _core.product_is_zero(
-            surface_a(a), surface_b(b), np.dtype(dtype).name, rows=4, depth=64, columns=32
-        )
+            surface_a(a) if layout == "native" else a.copy(), surface_b(b), np.dtype(dtype).name,
+            rows=4, depth=64, columns=32, layout=layout,
+        )  # fmt: skip
 
     a[1, 3] = 1
     assert is_zero()  # B is zero

@@ -14,18 +14,28 @@ from npublas.errors import NpuError
 SHAPES = [(1, 1), (1, 4), (3, 5), (4, 4), (15, 31), (16, 32), (17, 33), (40, 30)]
 
 
-def surface_of(sums):
+LAYOUTS = ["native", "normal"]
+UNREMARKABLE = {
+    "finite": True, "underflow": False, "main_zero": True, "a_low_zero": True, "b_low_zero": True,
+}  # fmt: skip
+
+
+def surface_of(sums, layout="native"):
+    """The sums on a surface, and what it is."""
     rows, columns = sums.shape
-    # What is beside the sums must not be read.
-    filler = np.full((up(rows, 4), up(columns, 32)), 77, sums.dtype)
+    # What is beside the sums must not count.
+    filler = np.full((rows if rows == 1 else up(rows, 4), up(columns, 32)), 77, sums.dtype)
     filler[:rows, :columns] = sums
-    return surface_c(filler), len(filler)
+    surface = surface_c(filler) if layout == "native" else filler.ravel()
+    return surface, {"shape": filler.shape, "layout": layout}
 
 
-def unpack(sums, target, row_scales, column_scales, cross=None, accumulate=False):
-    surface, surface_rows = surface_of(sums)
-    arguments = {
-        "surface_rows": surface_rows,
+def unpack(
+    sums, target, row_scales, column_scales, a_low=None, b_low=None, *,
+    accumulate=False, layout="native",
+):  # fmt: skip
+    surface, arguments = surface_of(sums, layout)
+    arguments |= {
         "row_scales": row_scales,
         "column_scales": column_scales,
         "accumulate": accumulate,
@@ -33,15 +43,15 @@ def unpack(sums, target, row_scales, column_scales, cross=None, accumulate=False
     }
     if sums.dtype == np.int32:
         return _core.unpack_quantized(surface, **arguments)
-    return _core.unpack_floats(
-        surface, None if cross is None else surface_of(cross)[0], **arguments
-    )
+    low = [None if part is None else surface_of(part, layout)[0] for part in (a_low, b_low)]
+    return _core.unpack_floats(surface, *low, **arguments)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32"])
 @pytest.mark.parametrize("offsets", [(), ("row",), ("column",), ("row", "column")])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_integers_are_unpacked_and_added_modulo_their_width(dtype, offsets, shape):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_integers_are_unpacked_and_added_modulo_their_width(dtype, offsets, shape, layout):
     rng = np.random.default_rng(3)
 
     def any_int32(*size):
@@ -57,44 +67,44 @@ def test_integers_are_unpacked_and_added_modulo_their_width(dtype, offsets, shap
         expected = expected + 2 * column.astype(np.int64)
     for target in views(np.full(shape, 99, dtype)):
         for step, part in enumerate(sums):
-            surface, surface_rows = surface_of(part)
+            surface, arguments = surface_of(part, layout)
             seen = _core.unpack_integers(
-                surface, surface_rows=surface_rows, row_offsets=row, column_offsets=column,
-                accumulate=step > 0, target=target,
+                surface, row_offsets=row, column_offsets=column,
+                accumulate=step > 0, target=target, **arguments,
             )  # fmt: skip
         np.testing.assert_array_equal(target, expected.astype(dtype))
-        assert seen == {"finite": True, "underflow": False, "main_zero": False, "cross_zero": True}
+        assert seen == {**UNREMARKABLE, "main_zero": False}
 
 
 def test_a_surface_of_zeros_is_reported_whatever_the_offsets():
-    surface, surface_rows = surface_of(np.zeros((3, 5), np.int32))
+    surface, arguments = surface_of(np.zeros((3, 5), np.int32))
     target = np.ones((3, 5), np.int32)
     seen = _core.unpack_integers(
-        surface, surface_rows=surface_rows, row_offsets=np.array([1, 2, 3], np.int32),
-        column_offsets=None, accumulate=False, target=target,
+        surface, row_offsets=np.array([1, 2, 3], np.int32),
+        column_offsets=None, accumulate=False, target=target, **arguments,
     )  # fmt: skip
     assert seen["main_zero"] and target[:, 0].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("with_cross", [False, True])
-@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("parts", ["integers", "main", "a_low", "b_low", "all"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_scales_come_off_in_double_and_one_rounding_is_left(dtype, with_cross, quantized, shape):
-    if quantized and with_cross:
-        return
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_scales_come_off_in_double_and_one_rounding_is_left(dtype, parts, shape, layout):
     rng = np.random.default_rng(5)
-    if quantized:
+    if parts == "integers":
         sums = rng.integers(-(2**31), 2**31, (2, *shape)).astype(np.int32)
         row_scales, column_scales = rng.uniform(1e-9, 1, shape[0]), rng.uniform(1e-9, 1, shape[1])
     else:
         sums = (rng.standard_normal((2, *shape)) * 2.0**30).astype(np.float32)
         row_scales = np.ldexp(1.0, rng.integers(-163, 113, shape[0]))
         column_scales = np.ldexp(1.0, rng.integers(-8, 8, shape[1])) / row_scales.max()
-    cross = (rng.standard_normal((2, *shape)) * 2.0**30).astype(np.float32) if with_cross else None
-    values = sums.astype(np.float64)
-    if cross is not None:
-        values = values + cross.astype(np.float64) * 2.0**-12
+    low = {
+        part: (rng.standard_normal((2, *shape)) * 2.0**30).astype(np.float32)
+        for part in ("a_low", "b_low")
+        if parts in (part, "all")
+    }
+    values = sums + sum(part.astype(np.float64) for part in low.values()) * 2.0**-12
     exact = values * (row_scales[:, None] * column_scales)
     with np.errstate(under="ignore"):
         first = exact[0].astype(dtype)
@@ -102,8 +112,8 @@ def test_scales_come_off_in_double_and_one_rounding_is_left(dtype, with_cross, q
     for target in views(np.full(shape, 99, dtype)):
         for step in range(2):
             seen = unpack(
-                sums[step], target, row_scales, column_scales,
-                None if cross is None else cross[step], step > 0,
+                sums[step], target, row_scales, column_scales, accumulate=step > 0, layout=layout,
+                **{part: low[part][step] for part in low},
             )  # fmt: skip
         np.testing.assert_array_equal(target, expected)
         assert seen["finite"] and not seen["main_zero"]
@@ -127,7 +137,8 @@ def test_flags_tell_what_one_rounding_to_float32_did(sum_, row, column):
         "finite": bool(np.isfinite(expected)),
         "underflow": bool(abs(expected) < 2.0**-126 and float(expected) != exact),
         "main_zero": sum_ == 0,
-        "cross_zero": True,
+        "a_low_zero": True,
+        "b_low_zero": True,
     }
 
 
@@ -142,26 +153,26 @@ def test_a_sum_beyond_float32_is_reported():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("with_cross", [False, True])
-def test_nan_and_infinity_are_reported(bad, with_cross):
-    good, sums = np.ones((5, 6), np.float32), np.ones((5, 6), np.float32)
-    sums[4, 5] = bad
+@pytest.mark.parametrize("part", ["sums", "a_low", "b_low"])
+def test_nan_and_infinity_are_reported(bad, part):
+    sums = {name: np.ones((5, 6), np.float32) for name in ("sums", "a_low", "b_low")}
+    sums[part][4, 5] = bad
     target = np.zeros((5, 6), np.float32)
-    seen = unpack(good if with_cross else sums, target, np.ones(5), np.ones(6),
-                  sums if with_cross else None)  # fmt: skip
+    seen = unpack(target=target, row_scales=np.ones(5), column_scales=np.ones(6), **sums)
     assert not seen["finite"]
     np.testing.assert_equal(target[4, 5], np.float32(bad))
 
 
-@pytest.mark.parametrize("part", ["main", "cross"])
+@pytest.mark.parametrize("part", ["sums", "a_low", "b_low"])
 def test_each_surface_tells_whether_it_is_zero(part):
-    sums, cross = np.zeros((5, 6), np.float32), np.zeros((5, 6), np.float32)
+    sums = {name: np.zeros((5, 6), np.float32) for name in ("sums", "a_low", "b_low")}
     target = np.ones((5, 6), np.float32)
-    seen = unpack(sums, target, np.ones(5), np.ones(6), cross)
-    assert seen["main_zero"] and seen["cross_zero"] and not target.any()
-    (sums if part == "main" else cross)[4, 5] = 2.0**-149
-    seen = unpack(sums, target, np.ones(5), np.ones(6), cross)
-    assert [seen["main_zero"], seen["cross_zero"]] == [part != "main", part != "cross"]
+    arguments = {"target": target, "row_scales": np.ones(5), "column_scales": np.ones(6)}
+    assert unpack(**sums, **arguments) == UNREMARKABLE
+    assert not target.any()
+    sums[part][4, 5] = 2.0**-149
+    flag = "main_zero" if part == "sums" else f"{part}_zero"
+    assert {**unpack(**sums, **arguments), "underflow": False} == {**UNREMARKABLE, flag: False}
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (4, 4)])
@@ -176,7 +187,7 @@ def test_a_zero_is_positive_whatever_its_terms_were(shape):
 def test_types_that_have_no_unpacking_are_refused():
     with pytest.raises(NpuError, match="int64"):
         _core.unpack_integers(
-            np.zeros(128, np.int32), surface_rows=4, row_offsets=None, column_offsets=None,
+            np.zeros(128, np.int32), shape=(4, 32), row_offsets=None, column_offsets=None,
             accumulate=False, target=np.zeros((1, 1), np.int64),
         )  # fmt: skip
     with pytest.raises(NpuError, match="float16"):

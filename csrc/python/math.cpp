@@ -28,6 +28,12 @@ Element element_from(const std::string& name) {
   throw py::value_error("element must be 'int8' or 'float16', not '" + name + "'");
 }
 
+Layout layout_from(const std::string& name) {
+  if (name == "native") return Layout::native;
+  if (name == "normal") return Layout::normal;
+  throw py::value_error("layout must be 'native' or 'normal', not '" + name + "'");
+}
+
 Coding coding_from(const std::string& name) {
   if (name == "bytes") return Coding::bytes;
   if (name == "shifted") return Coding::shifted;
@@ -118,7 +124,8 @@ py::dict as_dict(const Unpacked& unpacked) {
   seen["finite"] = unpacked.finite;
   seen["underflow"] = unpacked.underflow;
   seen["main_zero"] = unpacked.main_zero;
-  seen["cross_zero"] = unpacked.cross_zero;
+  seen["a_low_zero"] = unpacked.a_low_zero;
+  seen["b_low_zero"] = unpacked.b_low_zero;
   return seen;
 }
 
@@ -131,40 +138,48 @@ void register_packing(py::module_& module) {
              py::arg("columns"));
 }
 
+/// `shape`: rows and columns.
+Surface surface_from(std::pair<std::int64_t, std::int64_t> shape, const std::string& layout) {
+  return {shape.first, shape.second, layout_from(layout)};
+}
+
 void register_unpacking(py::module_& module) {
   using Sums = py::array_t<std::int32_t>;
   using Floats = py::array_t<float>;
   using Scales = py::array_t<double>;
+  using Pair = std::pair<std::int64_t, std::int64_t>;
   module.def(
       "unpack_integers",
-      [](const Sums& surface, std::int64_t surface_rows, const std::optional<Sums>& row_offsets,
-         const std::optional<Sums>& column_offsets, bool accumulate, py::array& target) {
-        return as_dict(unpack_integers(surface.data(), surface_rows, data_or_null(row_offsets),
-                                       data_or_null(column_offsets), accumulate,
-                                       target_of(target)));
+      [](const Sums& sums, Pair shape, const std::string& layout,
+         const std::optional<Sums>& row_offsets, const std::optional<Sums>& column_offsets,
+         bool accumulate, py::array& target) {
+        return as_dict(unpack_integers(sums.data(), surface_from(shape, layout),
+                                       data_or_null(row_offsets), data_or_null(column_offsets),
+                                       accumulate, target_of(target)));
       },
-      py::arg("surface"), py::kw_only(), py::arg("surface_rows"), py::arg("row_offsets"),
-      py::arg("column_offsets"), py::arg("accumulate"), py::arg("target"));
+      py::arg("sums"), py::kw_only(), py::arg("shape"), py::arg("layout") = "native",
+      py::arg("row_offsets"), py::arg("column_offsets"), py::arg("accumulate"), py::arg("target"));
   module.def(
       "unpack_floats",
-      [](const Floats& surface, const std::optional<Floats>& cross, std::int64_t surface_rows,
-         const Scales& row_scales, const Scales& column_scales, bool accumulate,
-         py::array& target) {
-        return as_dict(unpack_floats(surface.data(), data_or_null(cross), surface_rows,
-                                     row_scales.data(), column_scales.data(), accumulate,
-                                     target_of(target)));
+      [](const Floats& main, const std::optional<Floats>& a_low, const std::optional<Floats>& b_low,
+         Pair shape, const std::string& layout, const Scales& row_scales,
+         const Scales& column_scales, bool accumulate, py::array& target) {
+        return as_dict(unpack_floats({main.data(), data_or_null(a_low), data_or_null(b_low)},
+                                     surface_from(shape, layout), row_scales.data(),
+                                     column_scales.data(), accumulate, target_of(target)));
       },
-      py::arg("surface"), py::arg("cross"), py::kw_only(), py::arg("surface_rows"),
-      py::arg("row_scales"), py::arg("column_scales"), py::arg("accumulate"), py::arg("target"));
+      py::arg("main"), py::arg("a_low"), py::arg("b_low"), py::kw_only(), py::arg("shape"),
+      py::arg("layout") = "native", py::arg("row_scales"), py::arg("column_scales"),
+      py::arg("accumulate"), py::arg("target"));
   module.def(
       "unpack_quantized",
-      [](const Sums& surface, std::int64_t surface_rows, const Scales& row_scales,
+      [](const Sums& sums, Pair shape, const std::string& layout, const Scales& row_scales,
          const Scales& column_scales, bool accumulate, py::array& target) {
-        return as_dict(unpack_quantized(surface.data(), surface_rows, row_scales.data(),
+        return as_dict(unpack_quantized(sums.data(), surface_from(shape, layout), row_scales.data(),
                                         column_scales.data(), accumulate, target_of(target)));
       },
-      py::arg("surface"), py::kw_only(), py::arg("surface_rows"), py::arg("row_scales"),
-      py::arg("column_scales"), py::arg("accumulate"), py::arg("target"));
+      py::arg("sums"), py::kw_only(), py::arg("shape"), py::arg("layout") = "native",
+      py::arg("row_scales"), py::arg("column_scales"), py::arg("accumulate"), py::arg("target"));
 }
 
 void register_finishing(py::module_& module) {
@@ -212,12 +227,14 @@ void register_math(py::module_& module) {
   module.def(
       "product_is_zero",
       [](const py::array& a, const py::array& b, const std::string& element, std::int64_t rows,
-         std::int64_t depth, std::int64_t columns, bool flushes_subnormals) {
-        return product_is_zero(a.data(), b.data(), element_from(element), rows, depth, columns,
-                               flushes_subnormals);
+         std::int64_t depth, std::int64_t columns, const std::string& layout,
+         bool flushes_subnormals) {
+        return product_is_zero(a.data(), b.data(), element_from(element), layout_from(layout), rows,
+                               depth, columns, flushes_subnormals);
       },
       py::arg("a"), py::arg("b"), py::arg("element"), py::kw_only(), py::arg("rows"),
-      py::arg("depth"), py::arg("columns"), py::arg("flushes_subnormals") = false);
+      py::arg("depth"), py::arg("columns"), py::arg("layout") = "native",
+      py::arg("flushes_subnormals") = false);
   module.def("layout_index", [](const std::string& matrix, const std::string& element_name,
                                 std::int64_t row, std::int64_t column, std::int64_t size) {
     const Element element = element_from(element_name);

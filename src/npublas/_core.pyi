@@ -126,7 +126,7 @@ def probe_runtime(runtime: str) -> dict[str, typing.Any]:
     """
     Load a runtime, without talking to a device, and return what it is. Throws NpuError.
     """
-def product_is_zero(a: numpy.ndarray, b: numpy.ndarray, element: str, *, rows: typing.SupportsInt | typing.SupportsIndex, depth: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, flushes_subnormals: bool = False) -> bool:
+def product_is_zero(a: numpy.ndarray, b: numpy.ndarray, element: str, *, rows: typing.SupportsInt | typing.SupportsIndex, depth: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, layout: str = 'native', flushes_subnormals: bool = False) -> bool:
     ...
 def read_runtime(path: str) -> dict[str, typing.Any]:
     """
@@ -148,11 +148,11 @@ def soc_name(compatible: bytes) -> str:
     """
 def tile_depth(method: str, k: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, *, group: typing.SupportsInt | typing.SupportsIndex) -> int:
     ...
-def unpack_floats(surface: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], cross: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None, *, surface_rows: typing.SupportsInt | typing.SupportsIndex, row_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], column_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], accumulate: bool, target: numpy.ndarray) -> dict[str, typing.Any]:
+def unpack_floats(main: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], a_low: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None, b_low: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None, *, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], layout: str = 'native', row_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], column_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], accumulate: bool, target: numpy.ndarray) -> dict[str, typing.Any]:
     ...
-def unpack_integers(surface: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], *, surface_rows: typing.SupportsInt | typing.SupportsIndex, row_offsets: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None, column_offsets: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None, accumulate: bool, target: numpy.ndarray) -> dict[str, typing.Any]:
+def unpack_integers(sums: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], *, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], layout: str = 'native', row_offsets: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None, column_offsets: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None, accumulate: bool, target: numpy.ndarray) -> dict[str, typing.Any]:
     ...
-def unpack_quantized(surface: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], *, surface_rows: typing.SupportsInt | typing.SupportsIndex, row_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], column_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], accumulate: bool, target: numpy.ndarray) -> dict[str, typing.Any]:
+def unpack_quantized(sums: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], *, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], layout: str = 'native', row_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], column_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], accumulate: bool, target: numpy.ndarray) -> dict[str, typing.Any]:
     ...
 OLDEST_DRIVER: tuple[typing.Any, ...] = (0, 9, 6)
 OLDEST_RUNTIME: tuple[typing.Any, ...] = (1, 6, 0)

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "npublas/base/half.hpp"
@@ -13,16 +14,28 @@ namespace {
 
 constexpr std::int64_t kRows = 8, kDepth = 96, kColumns = 128;
 
+constexpr std::pair<Element, Layout> kOperands[] = {
+    {Element::int8, Layout::native},    {Element::int8, Layout::normal},
+    {Element::float16, Layout::native}, {Element::float16, Layout::normal},
+    {Element::int4, Layout::native},
+};
+
 /// Surfaces of zeros, in which single elements are set.
 struct Surfaces {
   Element element;
+  Layout of_a;
   std::vector<std::uint8_t> a, b;
 
-  explicit Surfaces(Element of)
-      : element(of), a(bytes_of(of, kRows * kDepth), 0), b(bytes_of(of, kDepth * kColumns), 0) {}
+  explicit Surfaces(Element of, Layout layout = Layout::native)
+      : element(of),
+        of_a(layout),
+        a(bytes_of(of, kRows * kDepth), 0),
+        b(bytes_of(of, kDepth * kColumns), 0) {}
 
-  void set_a(std::int64_t row, std::int64_t k, int value) {
-    set(a, layout::a_at(element, row, k, kRows), value);
+  void set_a(std::int64_t row, std::int64_t k, int value) { set(a, a_at(row, k), value); }
+  std::size_t a_at(std::int64_t row, std::int64_t k) const {
+    return of_a == Layout::native ? layout::a_at(element, row, k, kRows)
+                                  : std::size_t(row * kDepth + k);
   }
   void set_b(std::int64_t k, std::int64_t column, int value) {
     set(b, layout::b_at(element, k, column, kDepth), value);
@@ -39,17 +52,17 @@ struct Surfaces {
     }
   }
   bool is_zero(bool flushes = false) const {
-    return product_is_zero(a.data(), b.data(), element, kRows, kDepth, kColumns, flushes);
+    return product_is_zero(a.data(), b.data(), element, of_a, kRows, kDepth, kColumns, flushes);
   }
 };
 
 }  // namespace
 
 TEST_CASE("zeros are believed where nothing meets, and only there, wherever it is") {
-  for (const Element element : kAllElements) {
+  for (const auto& [element, of_a] : kOperands) {
     for (std::int64_t k = 0; k < kDepth; ++k) {
       for (const auto& [row, column] : {std::pair{0, 0}, {kRows - 1, kColumns - 1}, {3, 65}}) {
-        Surfaces surfaces(element);
+        Surfaces surfaces(element, of_a);
         surfaces.set_a(row, k, -1);
         CHECK(surfaces.is_zero());
         for (std::int64_t other = 0; other < kDepth; ++other)
@@ -63,8 +76,8 @@ TEST_CASE("zeros are believed where nothing meets, and only there, wherever it i
 }
 
 TEST_CASE("zeros are believed where what meets cancels") {
-  for (const Element element : kAllElements) {
-    Surfaces surfaces(element);
+  for (const auto& [element, of_a] : kOperands) {
+    Surfaces surfaces(element, of_a);
     for (const std::int64_t k : {5, 70}) surfaces.set_a(2, k, 3);
     surfaces.set_b(5, 9, 4);
     surfaces.set_b(70, 9, -4);

@@ -256,7 +256,7 @@ TEST_CASE("a product of nibbles is zero only if it is, in either half of a byte"
       Nibbles of_a(a.size() / 2), of_b(b.size() / 2);
       nibbles_of_a(a.data(), rows, depth, 1, rows, of_a.data());
       nibbles_of_b(b.data(), depth, columns, of_b.data());
-      return product_is_zero(of_a.data(), of_b.data(), Element::int4, rows, depth, columns, false);
+      return product_is_zero(of_a.data(), of_b.data(), Element::int4, Layout::native, rows, depth, columns, false);
     };
     a[layout::a_at(Element::int8, 2, k, rows)] = -8;
     CHECK(is_zero());  // B is zero

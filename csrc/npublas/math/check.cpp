@@ -12,7 +12,7 @@ namespace npublas {
 namespace {
 
 /// A packed surface, as the device sees it.
-struct Surface {
+struct Operand {
   const void* data;
   Element element;
   bool flushes_subnormals;
@@ -34,6 +34,18 @@ constexpr std::size_t words_of_b(Element element) {
   return bytes_of(element, layout::kBDepth) / sizeof(std::uint64_t);
 }
 
+/// All bits that `count` rows of as many words as `bits` have, ORed into it.
+void collect(const std::byte* rows, std::int64_t count, std::vector<std::uint64_t>& bits) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    for (std::uint64_t& all : bits) {
+      std::uint64_t word;
+      std::memcpy(&word, rows, sizeof word);
+      all |= word;
+      rows += sizeof word;
+    }
+  }
+}
+
 /// All bits that `count` neighbouring groups have, ORed into `bits`.
 template <std::size_t Words>
 void collect(const std::byte* groups, std::int64_t count, std::uint64_t* bits) {
@@ -47,20 +59,24 @@ void collect(const std::byte* groups, std::int64_t count, std::uint64_t* bits) {
 }
 
 template <Element element>
-bool meet(const Surface& left, const Surface& right, std::int64_t rows, std::int64_t depth,
-          std::int64_t columns) {
+bool meet(const Operand& left, const Operand& right, Layout of_a, std::int64_t rows,
+          std::int64_t depth, std::int64_t columns) {
   const std::size_t words = bytes_of(element, std::size_t(depth)) / sizeof(std::uint64_t);
-  std::vector<std::uint64_t> of_a(words, 0), of_b(words, 0);
+  std::vector<std::uint64_t> a_bits(words, 0), b_bits(words, 0);
   const auto* a = static_cast<const std::byte*>(left.data);
-  for (std::size_t word = 0; word < words; word += kWordsOfA) {
-    collect<kWordsOfA>(a, rows, &of_a[word]);
-    a += rows * std::int64_t(kWordsOfA * sizeof(std::uint64_t));
+  if (of_a == Layout::normal) {
+    collect(a, rows, a_bits);
+  } else {
+    for (std::size_t word = 0; word < words; word += kWordsOfA) {
+      collect<kWordsOfA>(a, rows, &a_bits[word]);
+      a += rows * std::int64_t(kWordsOfA * sizeof(std::uint64_t));
+    }
   }
   constexpr std::int64_t together = layout::b_columns(element);
   const auto* b = static_cast<const std::byte*>(right.data);
   for (std::int64_t n = 0; n < columns; n += together) {
     for (std::size_t word = 0; word < words; word += words_of_b(element)) {
-      collect<words_of_b(element)>(b, together, &of_b[word]);
+      collect<words_of_b(element)>(b, together, &b_bits[word]);
       b += together * std::int64_t(words_of_b(element) * sizeof(std::uint64_t));
     }
   }
@@ -71,35 +87,39 @@ bool meet(const Surface& left, const Surface& right, std::int64_t rows, std::int
       std::memcpy(&half, reinterpret_cast<const std::byte*>(bits.data()) + 2 * k, sizeof half);
       return (half & (left.flushes_subnormals ? 0x7c00u : 0x7fffu)) == 0;
     } else {
-      return Surface{bits.data(), element, false}.at(k) == 0;
+      return Operand{bits.data(), element, false}.at(k) == 0;
     }
   };
   for (std::size_t k = 0; k < std::size_t(depth); ++k)
-    if (!is_zero(of_a, k) && !is_zero(of_b, k)) return true;
+    if (!is_zero(a_bits, k) && !is_zero(b_bits, k)) return true;
   return false;
 }
 
 /// True if for some k both A's column k and B's row k hold anything but zeros; if not, the product
 /// is zero. Reads each surface once, in the order in which it lies in memory.
-bool meet(const Surface& left, const Surface& right, std::int64_t rows, std::int64_t depth,
-          std::int64_t columns) {
+bool meet(const Operand& left, const Operand& right, Layout of_a, std::int64_t rows,
+          std::int64_t depth, std::int64_t columns) {
   switch (left.element) {
     case Element::int8:
-      return meet<Element::int8>(left, right, rows, depth, columns);
+      return meet<Element::int8>(left, right, of_a, rows, depth, columns);
     case Element::float16:
-      return meet<Element::float16>(left, right, rows, depth, columns);
+      return meet<Element::float16>(left, right, of_a, rows, depth, columns);
     case Element::int4:
-      return meet<Element::int4>(left, right, rows, depth, columns);
+      return meet<Element::int4>(left, right, of_a, rows, depth, columns);
   }
   return true;
 }
 
 }  // namespace
 
-bool product_is_zero(const void* a, const void* b, Element element, std::int64_t rows,
+bool product_is_zero(const void* a, const void* b, Element element, Layout of_a, std::int64_t rows,
                      std::int64_t depth, std::int64_t columns, bool flushes_subnormals) {
-  const Surface left{a, element, flushes_subnormals}, right{b, element, flushes_subnormals};
-  if (!meet(left, right, rows, depth, columns)) return true;
+  const Operand left{a, element, flushes_subnormals}, right{b, element, flushes_subnormals};
+  const auto a_at = [&](std::int64_t row, std::int64_t k) {
+    return of_a == Layout::native ? layout::a_at(element, row, k, rows)
+                                  : std::size_t(row * depth + k);
+  };
+  if (!meet(left, right, of_a, rows, depth, columns)) return true;
 
   // Integer weights keep int8 sums exact in double: 2^7 · 2^7 · 2^20 · depth · columns < 2^53 for
   // every tile that a plan can hold (depth ≤ 8192, columns ≤ 4096 would be 2^59, so 2^14 there).
@@ -121,7 +141,7 @@ bool product_is_zero(const void* a, const void* b, Element element, std::int64_t
     for (std::int64_t m = 0; m < rows; ++m) {
       double sum = 0, size = 0;
       for (std::int64_t k = 0; k < depth; ++k) {
-        const double value = left.at(layout::a_at(element, m, k, rows));
+        const double value = left.at(a_at(m, k));
         sum += value * sums[std::size_t(k)];
         size += std::fabs(value) * sizes[std::size_t(k)];
       }

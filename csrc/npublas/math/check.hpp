@@ -12,11 +12,12 @@
 
 namespace npublas {
 
-/// True if zeros may be the answer to A·B, read from packed surfaces of `rows`×`depth` and
-/// `depth`×`columns`: for integers if the product is zero, for float16 if no sum is larger than
-/// what the device's own roundings may lose of |A|·|B|, a rounding of 2^-24 for each group of 32.
-/// Subnormals count as zero where the device takes them so. Wrong with a probability below 2^-30.
-bool product_is_zero(const void* a, const void* b, Element element, std::int64_t rows,
+/// True if zeros may be the answer to A·B, read from packed surfaces of `rows`×`depth`, in layout
+/// `of_a`, and `depth`×`columns`: for integers if the product is zero, for float16 if no sum is
+/// larger than what the device's own roundings may lose of |A|·|B|, a rounding of 2^-24 for each
+/// group of 32. Subnormals count as zero where the device takes them so. Wrong with a probability
+/// below 2^-30.
+bool product_is_zero(const void* a, const void* b, Element element, Layout of_a, std::int64_t rows,
                      std::int64_t depth, std::int64_t columns, bool flushes_subnormals);
 
 }  // namespace npublas

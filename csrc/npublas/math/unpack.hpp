@@ -1,7 +1,7 @@
 // # Unpacking
-// From the NPU's native C surface into the caller's memory, in any strides: the scales that packing
-// put on are taken off, partial sums over K are added in the order of the calls, and the sum is
-// converted to the type of the target, all in one pass.
+// From the NPU's C surface into the caller's memory, in any strides: the scales that packing put on
+// are taken off, partial sums over K are added in the order of the calls, and the sum is converted
+// to the type of the target, all in one pass.
 #pragma once
 
 #include <cstddef>
@@ -22,29 +22,45 @@ struct Target {
   std::int64_t columns;
 };
 
+/// C as the NPU leaves it: at least as large as the target, and its upper left is the target's.
+/// Native: layout::c_at. Normal: row-major, `columns` wide.
+struct Surface {
+  std::int64_t rows, columns;
+  Layout layout;
+};
+
+/// The float32 method's sums; the low ones may be null.
+struct FloatSums {
+  const float* main;   ///< high parts of A · high parts of B
+  const float* a_low;  ///< low parts of A · high parts of B
+  const float* b_low;  ///< high parts of A · low parts of B
+};
+
 /// What was seen while unpacking.
 struct Unpacked {
   bool finite = true;      ///< no sum is NaN or infinite (integers: always true)
   bool underflow = false;  ///< a float sum lost bits because it is subnormal, or became zero
   bool main_zero = true;   ///< every element of the surface that was read is zero
-  bool cross_zero = true;  ///< the same of the second surface, if there is one
+  bool a_low_zero = true;  ///< the same of the others, if there are any
+  bool b_low_zero = true;
 };
 
-/// Adds (`accumulate`) or stores the int32 surface of `surface_rows` rows, plus
-/// `row_offsets[row] + column_offsets[column]` (either may be null), modulo the range of the
-/// target's type, as NumPy's loops do: int8, uint8, int16 or int32.
-Unpacked unpack_integers(const std::int32_t* surface, std::int64_t surface_rows,
+/// Adds (`accumulate`) or stores the int32 sums, plus `row_offsets[row] + column_offsets[column]`
+/// (either may be null), modulo the range of the target's type, as NumPy's loops do: int8, uint8,
+/// int16 or int32.
+Unpacked unpack_integers(const std::int32_t* sums, const Surface& surface,
                          const std::int32_t* row_offsets, const std::int32_t* column_offsets,
                          bool accumulate, const Target& target);
 
-/// The same into a target of float32 or float64, each sum times `row_scales[row] ·
-/// column_scales[column]`: computed in double, rounded once, to the target's type. `cross` may be
-/// null: a second surface, of which `kLowScale` counts.
-Unpacked unpack_floats(const float* surface, const float* cross, std::int64_t surface_rows,
-                       const double* row_scales, const double* column_scales, bool accumulate,
-                       const Target& target);
-/// The same from an int32 surface.
-Unpacked unpack_quantized(const std::int32_t* surface, std::int64_t surface_rows,
+/// The same into a target of float32 or float64:
+///
+///   (main + (a_low + b_low) · kLowScale) · (row_scales[row] · column_scales[column])
+///
+/// computed in double, rounded once, to the target's type.
+Unpacked unpack_floats(const FloatSums& sums, const Surface& surface, const double* row_scales,
+                       const double* column_scales, bool accumulate, const Target& target);
+/// The same of int32 sums, which have no low parts.
+Unpacked unpack_quantized(const std::int32_t* sums, const Surface& surface,
                           const double* row_scales, const double* column_scales, bool accumulate,
                           const Target& target);
 
