@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "npublas/exec": {"npublas/base", "npublas/math", "npublas/device"},
     "npublas/engine": {"npublas/base", "npublas/math", "npublas/device", "npublas/exec"},
     "python": {"npublas/base", "npublas/math", "npublas/device", "npublas/exec", "npublas/engine"},
-    "numpy": {"npublas/base", "npublas/engine"},
+    "numpy": {"npublas/base", "npublas/engine", "npublas/exec/trace.hpp"},
     # Two readings of the facts, so that they can disagree: they share the declarations alone.
     "simulator": {"npublas/device/abi.hpp"},
 }

@@ -7,6 +7,7 @@
 #include "gil.hpp"
 #include "npublas/engine/engine.hpp"
 #include "npublas/engine/trust.hpp"
+#include "npublas/exec/trace.hpp"
 #include "report.hpp"
 
 namespace npublas {
@@ -47,13 +48,28 @@ bool is_worth_releasing(const Loop& loop, const Shape& shape) {
          loop.a != DType::other;
 }
 
-void multiply_on_cpu(const Loop& loop, const Shape& shape, const Arguments& at) {
+/// Of A, B and C, each once; 0 of types whose size is not known here.
+std::uint64_t bytes_of(const Loop& loop, const Shape& shape) {
+  return std::uint64_t(shape.batch) * (bytes_of(loop.a) * std::uint64_t(shape.m * shape.k) +
+                                       bytes_of(loop.b) * std::uint64_t(shape.k * shape.n) +
+                                       bytes_of(loop.out) * std::uint64_t(shape.m * shape.n));
+}
+
+void compute_on_cpu(const Loop& loop, const Shape& shape, const Arguments& at) {
   const GilReleased released(is_worth_releasing(loop, shape));
   if (worth_blocks(loop, shape) && multiply_in_blocks(product_of(loop, at), float32_loop)) {
     return;
   }
   if (!loop.numpy.function) return multiply_plainly(product_of(loop, at));
   loop.numpy(at.args, at.dims, at.steps);
+}
+
+void multiply_on_cpu(const Loop& loop, const Shape& shape, const Arguments& at) {
+  if (!trace::is_on()) [[likely]]
+    return compute_on_cpu(loop, shape, at);
+  const trace::Span span(trace::Act::cpu, trace::here, trace::this_product(), bytes_of(loop, shape),
+                         std::uint64_t(shape.flops()));
+  compute_on_cpu(loop, shape, at);
 }
 
 /// What the NPU made of a product that was decided for it.
@@ -143,6 +159,7 @@ bool run(const Loop& loop, const Arguments& at) {
     multiply_on_cpu(loop, shape, at);
     return true;
   }
+  trace::begin_product();
   const Decision decision = decide(settings, loop.a, loop.b, loop.out, shape);
   if (!decision.on_npu && !decision.fallback && !is_verbose()) {
     multiply_on_cpu(loop, shape, at);

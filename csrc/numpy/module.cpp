@@ -4,6 +4,7 @@
 #include "call.hpp"
 #include "docstring.hpp"
 #include "gufunc.hpp"
+#include "npublas/exec/trace.hpp"
 #include "numpy_api.hpp"
 #include "report.hpp"
 #include "signatures.hpp"
@@ -46,6 +47,11 @@ PyObject* watch_overrides(PyObject*, PyObject*) {
   Py_RETURN_NONE;
 }
 
+PyObject* begin_product(PyObject*, PyObject*) {
+  npublas::trace::begin_product();
+  Py_RETURN_NONE;
+}
+
 PyObject* set_verbose(PyObject*, PyObject* verbose) {
   const int on = PyObject_IsTrue(verbose);
   if (on < 0) return nullptr;
@@ -58,6 +64,8 @@ PyMethodDef methods[] = {
      METH_VARARGS | METH_KEYWORDS, "Sets the Python functions that the loops call."},
     {"set_default_settings", set_default_settings, METH_O, "Sets the process's packed settings."},
     {"watch_overrides", watch_overrides, METH_NOARGS, "Makes calls look at `override`."},
+    {"begin_product", begin_product, METH_NOARGS,
+     "Says that a product of another door begins, which counts it at its end."},
     {"set_verbose", set_verbose, METH_O, "Makes the loops call the hook `product`."},
     {"on_cpu", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(on_cpu)),
      METH_FASTCALL | METH_KEYWORDS, "Calls the ufunc on the CPU, and counts nothing."},

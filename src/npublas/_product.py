@@ -115,6 +115,7 @@ def multiply(
     must have the result's shape and dtype. `a_limit` promises, of an int8 `a`, the largest
     magnitude (8: -8 ... 7).
     """
+    _ufuncs.begin_product()
     a = plain(a)
     shape = result_shape(a, b)
     types = types_of(a.dtype, b.dtype, dtype)
@@ -153,6 +154,7 @@ def at_once(a: Array, b: Plain, restore: Callable[[], Array]) -> Array | None:
     """
     if a.dtype != b.dtype or a.ndim == 0 or a.shape[-1] != b.k or a.size == 0 or _log.is_verbose():
         return None
+    _ufuncs.begin_product()
     settings = _config.packed(precision=b.precision)
     if _config.demands_npu(settings):
         return None

@@ -43,4 +43,12 @@ constexpr const char* name_of(DType dtype) {
   return names[int(dtype)];
 }
 
+/// Of one element; 0 of what has no size of its own.
+constexpr std::uint64_t bytes_of(DType dtype) {
+  constexpr std::uint8_t sizes[kDTypes] = {
+      1, 1, 1, 2, 2, 4, 4, 8, 8, 2, 2, 4, 8, sizeof(long double), 8, 16, 2 * sizeof(long double),
+      0, 0};
+  return sizes[int(dtype)];
+}
+
 }  // namespace npublas

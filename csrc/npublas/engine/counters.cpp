@@ -2,6 +2,8 @@
 
 #include <atomic>
 
+#include "npublas/exec/trace.hpp"
+
 namespace npublas {
 namespace {
 
@@ -41,6 +43,8 @@ void count(DType in, const Shape& shape, Reason reason, bool fallback, double se
   cell.macs.fetch_add(
       products * std::uint64_t(shape.m) * std::uint64_t(shape.k) * std::uint64_t(shape.n), relaxed);
   if (fallback) cell.fallbacks.fetch_add(products, relaxed);
+  if (trace::is_on()) [[unlikely]]
+    trace::end_product_now(shape, in, std::uint8_t(reason), fallback, simulated, seconds);
   if (seconds > 0) cell.nanoseconds.fetch_add(std::uint64_t(seconds * 1e9), relaxed);
 }
 
@@ -59,6 +63,7 @@ std::vector<Count> counts() {
 }
 
 void reset_counts() {
+  trace::reset_busy();
   for (Cell& cell : simulated_cells) reset(cell);
   for (auto& row : cells)
     for (Cell& cell : row) reset(cell);

@@ -20,12 +20,13 @@ struct Count {
   double seconds;  ///< wall clock on the NPU path; 0 for the CPU, which isn't timed
 };
 
-/// Counts the products of one call of a loop (`shape.batch` of them).
+/// Counts the products of one call of a loop (`shape.batch` of them); the end of one that is
+/// traced.
 void count(DType in, const Shape& shape, Reason reason, bool fallback, double seconds) noexcept;
 /// What runs on the NPU from now on is counted as simulated, or not.
 void count_as_simulated(bool simulated) noexcept;
-/// The cells that are not empty.
+/// The cells that are not empty. How busy the cores were is in exec/trace.hpp.
 std::vector<Count> counts();
-void reset_counts();
+void reset_counts();  ///< and how busy the cores were
 
 }  // namespace npublas

@@ -9,6 +9,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <thread>
 #include <utility>
 
@@ -18,6 +19,7 @@
 #include "npublas/engine/trust.hpp"
 #include "npublas/exec/device_lock.hpp"
 #include "npublas/exec/executor.hpp"
+#include "npublas/exec/trace.hpp"
 
 namespace npublas {
 namespace {
@@ -38,8 +40,8 @@ struct Engine {
 
 /// Everything that a forked child must not inherit.
 struct State {
-  std::mutex product;  // held by the one product that has the cores, and to open and close
-  std::mutex fields;   // guards what follows, for moments only: reports never wait for a product
+  std::shared_mutex use;  // held shared by products, and alone to open and close
+  std::mutex fields;      // guards what follows, for moments only: reports never wait for a product
   std::shared_ptr<Engine> engine;
   std::string unavailable_because;
   std::string given_up_because;  // a thread hangs in the driver: never opened again
@@ -220,7 +222,7 @@ Outcome run_on(Engine& engine, std::optional<Plan> plan, Request request, const 
     if (!plan) return {.reason = Reason::window};
     if (trust::is_off(plan->element)) return {.reason = Reason::type_off};
     const exec::Ending ending =
-        engine.executor->run(*plan, request, flushes || has_parts, first_core);
+        engine.executor->run(*plan, request, flushes || has_parts, kThreads, first_core);
     if (ending.ended == exec::Ended::beyond && request.a_limit != 127)
       request.a_limit = 127;  // not the int4 that was promised: as int8, which takes all
     else if (ending.ended == exec::Ended::subnormal && has_parts && !in_parts)
@@ -275,7 +277,8 @@ void make_unavailable(const std::string& because, bool for_good) {
 }
 
 bool open_engine(const EngineOptions& options) {
-  const std::lock_guard lock(state->product);
+  if (state->get()) return true;
+  const std::lock_guard lock(state->use);
   if (state->get()) return true;
   engine_state_ = EngineState::opening;
   retry_at = kNever;
@@ -351,7 +354,7 @@ bool open_engine(const EngineOptions& options) {
 }
 
 void close_engine() {
-  const std::unique_lock lock(state->product, std::try_to_lock);
+  const std::unique_lock lock(state->use, std::try_to_lock);
   if (!lock)
     throw Error(ErrorKind::argument,
                 "the NPU is busy with a product; runtime, memory_limit and cores can be changed "
@@ -367,10 +370,16 @@ Outcome multiply(const Request& request, const Settings& settings) noexcept {
   const auto start = Clock::now();
   Outcome outcome{.reason = Reason::device_failed};
   try {
-    const std::lock_guard lock(state->product);
+    const std::shared_lock lock = [] {
+      const trace::Span span(trace::Act::wait, trace::here, trace::this_product());
+      return std::shared_lock(state->use);
+    }();
     const std::shared_ptr<Engine> engine = state->get();
     if (!engine) return {.reason = Reason::no_npu, .detail = unavailable_because()};
-    const auto plan = plan_of(request, settings);
+    const auto plan = [&] {
+      const trace::Span span(trace::Act::plan, trace::here, trace::this_product());
+      return plan_of(request, settings);
+    }();
     if (!plan) return {.reason = Reason::window};
     // Known since the decision was made, which may be long ago if many wait for their turn.
     if (trust::is_off(plan->element)) return {.reason = Reason::type_off};

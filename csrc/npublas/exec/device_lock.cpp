@@ -13,6 +13,8 @@
 namespace npublas::exec {
 namespace {
 constexpr std::chrono::microseconds kLongestPause{1000};
+/// How long threads may pass the lock from one to the other.
+constexpr std::chrono::milliseconds kTurn{100};
 std::atomic<int> open_file{-1};  // of the one lock that an engine has
 }  // namespace
 
@@ -33,6 +35,28 @@ DeviceLock::~DeviceLock() {
 
 bool DeviceLock::acquire(std::chrono::milliseconds patience) {
   if (file_ < 0) return true;
+  std::unique_lock lock(mutex_);
+  const auto may_join = [this] {
+    return holders_ == 0 || std::chrono::steady_clock::now() - since_ < kTurn;
+  };
+  if (!released_.wait_for(lock, patience, may_join)) return false;
+  if (holders_ == 0) {
+    if (!lock_file(patience)) return false;
+    since_ = std::chrono::steady_clock::now();
+  }
+  ++holders_;
+  return true;
+}
+
+void DeviceLock::release() {
+  if (file_ < 0) return;
+  const std::lock_guard lock(mutex_);
+  if (--holders_ > 0) return;
+  ::flock(file_, LOCK_UN);
+  released_.notify_all();
+}
+
+bool DeviceLock::lock_file(std::chrono::milliseconds patience) const {
   // flock can't wait with a limit, so ask again at growing intervals.
   const auto deadline = std::chrono::steady_clock::now() + patience;
   for (auto pause = std::chrono::microseconds(100);; pause = std::min(2 * pause, kLongestPause)) {
@@ -41,10 +65,6 @@ bool DeviceLock::acquire(std::chrono::milliseconds patience) {
     if (std::chrono::steady_clock::now() >= deadline) return false;
     std::this_thread::sleep_for(pause);
   }
-}
-
-void DeviceLock::release() {
-  if (file_ >= 0) ::flock(file_, LOCK_UN);
 }
 
 void drop_lock_after_fork() {

@@ -4,6 +4,8 @@
 #pragma once
 
 #include <chrono>
+#include <condition_variable>
+#include <mutex>
 #include <string>
 
 namespace npublas::exec {
@@ -16,14 +18,22 @@ class DeviceLock {
   DeviceLock(const DeviceLock&) = delete;
   DeviceLock& operator=(const DeviceLock&) = delete;
 
-  /// Waits for the lock; false if another process held it for longer than `patience`.
+  /// Waits for the lock; false if another process held it for longer than `patience`. Threads of
+  /// this process share it: it is given up when as many have released it as have acquired it, and who comes late
+  /// waits for that, so that other processes have their turn.
   bool acquire(std::chrono::milliseconds patience);
   void release();
   /// Why there is no lock, empty if there is one or none was asked for.
   const std::string& problem() const { return problem_; }
 
  private:
+  bool lock_file(std::chrono::milliseconds patience) const;
+
   int file_ = -1;
+  std::mutex mutex_;  // of what follows
+  std::condition_variable released_;
+  int holders_ = 0;
+  std::chrono::steady_clock::time_point since_;  // when the first of them came
   std::string problem_;
 };
 

@@ -10,11 +10,6 @@
 #include "npublas/exec/trace.hpp"
 
 namespace npublas::exec {
-namespace {
-
-std::atomic<std::uint64_t> next_job{1};
-
-}  // namespace
 
 Executor::Executor(std::shared_ptr<device::Runtime> runtime, const WindowLimits& limits, int cores,
                    std::chrono::milliseconds patience)
@@ -44,7 +39,7 @@ Executor::~Executor() {
 
 Ending Executor::run(const Plan& plan, const Request& request, bool flushes_subnormals, int threads,
                      int first_core) {
-  const auto job = std::make_shared<Job>(plan, request, flushes_subnormals, next_job++);
+  const auto job = std::make_shared<Job>(plan, request, flushes_subnormals, trace::this_product());
   {
     Lock lock(mutex_);
     admit(lock, job, first_core);
@@ -74,30 +69,22 @@ void Executor::admit(Lock& lock, const std::shared_ptr<Job>& job, int first_core
   reserved_bytes_ += bytes;
   reserved_files_ += files;
   jobs_.push_back(job);
-  ++job->in_flight;  // nobody begins before the bench is there
   lock.unlock();
+  std::unique_ptr<Bench> bench;
+  int core = first_core;
   try {
-    int core = first_core;
-    try {
-      job->bench = std::make_unique<Bench>(job->plan, job->request.weights != nullptr, *window_,
-                                           first_core, cores(), &core);
-    } catch (const Error&) {
-      failed_core_ = core;
-      throw;
-    }
+    bench = std::make_unique<Bench>(job->plan, job->request.weights != nullptr, *window_,
+                                    first_core, cores(), &core);
   } catch (...) {
-    job->stop = true;
-    job->in_flight = 0;
-    job->bench.reset();
-    {
-      const std::lock_guard again(mutex_);
-      ++serving_;
-    }
+    failed_core_ = core;
+    lock.lock();
+    ++serving_;
+    lock.unlock();
     leave(job);
     throw;
   }
   lock.lock();
-  --job->in_flight;
+  job->bench = std::move(bench);  // from here on it is worked on
   ++serving_;
   room_.notify_all();
 }
@@ -108,6 +95,7 @@ void Executor::wait_for(Lock& lock, const std::shared_ptr<Job>& job) {
   std::uint64_t seen = job->progress;
   while (!over()) {
     if (work_once(lock, job.get())) continue;
+    const trace::Span waiting(trace::Act::wait, trace::here, job->product);
     job->caller_waits = true;
     const bool woken = job->wake.wait_for(lock, patience_) == std::cv_status::no_timeout;
     job->caller_waits = false;
@@ -278,7 +266,13 @@ void Executor::do_run(Job& job, const Task& task, int number) {
   const auto run_one = [&](device::Context& context, device::Memory& from_a,
                            device::Memory& from_b, device::Memory& to) {
     context.bind(from_a, from_b, to);
-    context.run();
+    {
+      const auto [m, k, n, native] = context.shape();
+      const trace::Run run(context.core(), job.plan.element, job.product,
+                           context.a_bytes() + context.b_bytes() + context.c_bytes(),
+                           2 * std::uint64_t(m) * std::uint64_t(k) * std::uint64_t(n));
+      context.run();
+    }
     work_.runs += 1;
     job.progress += 1;
   };

@@ -5,7 +5,7 @@
 namespace npublas::exec {
 
 Job::Job(const Plan& p, const Request& r, bool flushes, std::uint64_t name)
-    : plan(p), request(r), flushes_subnormals(flushes), id(name), schedule(p) {}
+    : plan(p), request(r), flushes_subnormals(flushes), product(name), schedule(p) {}
 
 Job::~Job() = default;
 

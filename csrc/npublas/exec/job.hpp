@@ -46,7 +46,7 @@ struct Job {
   const Plan plan;
   Request request;  // constant while anybody works on it
   const bool flushes_subnormals;
-  const std::uint64_t id;  // in traces
+  const std::uint64_t product;  // in traces
 
   // Under the executor's mutex:
   Schedule schedule;

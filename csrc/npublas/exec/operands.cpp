@@ -70,9 +70,10 @@ void find_b(Job& job, const Step& step, const Shop& shop) {
   const auto find = [&](Part part, auto fill) {
     return shop.window.weight({weights.id(), index, part}, bytes, pin,
                               [&](device::Memory& memory) {
-                                const Timed timed(shop.work.pack_nanoseconds);
+                                const Timed timed(shop.work.pack_nanoseconds, trace::Act::pack_b,
+                                                  job, 2 * bytes);
                                 fill(memory.data());
-                                shop.syncs.to_device(type_of(plan.element), memory);
+                                shop.syncs.to_device(job, memory);
                                 shop.work.packed_bytes += bytes;
                               });
   };
@@ -112,15 +113,19 @@ void pack_a(Job& job, const Step& step, const Shop& shop) {
   TileOfA& a = job.bench->a[std::size_t(step.a_slot)];
   const bool is_split = plan.method == Method::float32;
   const bool nibbles = plan.element == Element::int4;
-  const std::size_t bytes = bytes_of(
-      plan.element, std::size_t(plan.surface_rows()) * std::size_t(plan.surface_depth()));
+  // Of one surface: of int4 both parts, of float32 one of the two.
+  const std::int64_t rows = nibbles ? plan.surface_rows() : plan.tile_rows;
+  const std::size_t bytes =
+      bytes_of(plan.element, std::size_t(rows) * std::size_t(plan.surface_depth()));
   std::vector<std::int8_t> whole(
       nibbles ? std::size_t(plan.tile_rows * plan.surface_depth()) : 0);
   std::byte* const low = !is_split ? nullptr : a.low ? (*a.low)->data() : a.memory->data() + bytes;
 
-  const Timed timed(shop.work.pack_nanoseconds);
   Packed packed;
   {
+    const Timed timed(shop.work.pack_nanoseconds, trace::Act::pack_a, job,
+                      std::size_t(step.rows * step.depth) * bytes_of(product.a_type) +
+                          (is_split ? 2 * bytes : bytes));
     const Access access(job);
     if (!access) return;
     packed = npublas::pack_a({.data = product.a.at(step.batch, step.row, step.k),
@@ -143,9 +148,8 @@ void pack_a(Job& job, const Step& step, const Shop& shop) {
   if (job.stop) return;
   a.zero = packed.zero;
   a.low_zero = packed.low_zero;
-  const device::Type type = type_of(plan.element);
-  shop.syncs.to_device(type, *a.memory);
-  if (a.low && !a.low_zero) shop.syncs.to_device(type, **a.low);
+  shop.syncs.to_device(job, *a.memory);
+  if (a.low && !a.low_zero) shop.syncs.to_device(job, **a.low);
   shop.work.packed_bytes += is_split ? 2 * bytes : bytes;
 }
 
@@ -154,9 +158,11 @@ void pack_b(Job& job, const Step& step, const Shop& shop) {
   const Plan& plan = job.plan;
   const Product& product = job.request.product;
   TileOfB& b = job.bench->b[std::size_t(step.b_slot)];
-  const Timed timed(shop.work.pack_nanoseconds);
+  const std::size_t bytes = (*b.memory)->size() + (b.low ? (*b.low)->size() : 0);
   Packed packed;
   {
+    const Timed timed(shop.work.pack_nanoseconds, trace::Act::pack_b, job,
+                      std::size_t(step.columns * step.depth) * bytes_of(product.b_type) + bytes);
     const Access access(job);
     if (!access) return;
     packed = npublas::pack_b({.data = product.b.at(step.batch, step.k, step.column),
@@ -177,10 +183,9 @@ void pack_b(Job& job, const Step& step, const Shop& shop) {
   b.sums = b.notes->sums.data();
   b.losses = b.notes->losses.data();
   b.shifted = is_shifted(product, product.b_type);
-  const device::Type type = type_of(plan.element);
-  shop.syncs.to_device(type, **b.memory);
-  if (b.low && !b.low_zero) shop.syncs.to_device(type, **b.low);
-  shop.work.packed_bytes += (*b.memory)->size() + (b.low ? (*b.low)->size() : 0);
+  shop.syncs.to_device(job, **b.memory);
+  if (b.low && !b.low_zero) shop.syncs.to_device(job, **b.low);
+  shop.work.packed_bytes += bytes;
 }
 
 }  // namespace npublas::exec

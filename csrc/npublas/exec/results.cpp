@@ -55,12 +55,18 @@ class Unpacking {
   bool has_b_low() const { return plan_.method == Method::float32 && !b_.low_zero; }
 
   void sync() {
-    const Timed timed(shop_.work.unpack_nanoseconds);
-    const device::Type type = type_of(plan_.element);
-    shop_.syncs.from_device(type, *sums_.main);
-    if (has_a_low() && sums_.a_low) shop_.syncs.from_device(type, **sums_.a_low);
-    if (has_b_low()) shop_.syncs.from_device(type, **sums_.b_low);
+    shop_.syncs.from_device(job_, *sums_.main);
+    if (has_a_low() && sums_.a_low) shop_.syncs.from_device(job_, **sums_.a_low);
+    if (has_b_low()) shop_.syncs.from_device(job_, **sums_.b_low);
   }
+
+  std::size_t sum_bytes() const {
+    std::size_t bytes = sums_.main->size();
+    if (has_a_low() && sums_.a_low) bytes += (*sums_.a_low)->size();
+    if (has_b_low()) bytes += (*sums_.b_low)->size();
+    return bytes;
+  }
+  std::size_t target_bytes() const { return waits_ ? wide() : bytes_of(product_.out); }
 
   /// C, or where the sums wait.
   Target target() {
@@ -90,12 +96,13 @@ class Unpacking {
   bool unpack_tile() {
     Unpacked unpacked;
     {
-      const Timed timed(shop_.work.unpack_nanoseconds);
+      const Timed timed(shop_.work.unpack_nanoseconds, trace::Act::unpack, job_,
+                        sum_bytes() + std::size_t(step_.rows * step_.columns) * target_bytes());
       const Access access(job_);
       if (!access) return false;
       unpacked = plan_.element == Element::int4 ? unpack_parts() : unpack_sums(sums_.main->data());
     }
-    shop_.work.unpacked_bytes += sums_.main->size() + (has_b_low() ? (*sums_.b_low)->size() : 0);
+    shop_.work.unpacked_bytes += sum_bytes();
     if (unpacked.main_zero && !a_.zero && !b_.zero) believe_zeros(a_.memory->data(), *b_.memory);
     if (has_a_low() && unpacked.a_low_zero && !b_.zero) believe_zeros(a_low(), *b_.memory);
     if (has_b_low() && unpacked.b_low_zero && !a_.zero) believe_zeros(a_.memory->data(), *b_.low);
@@ -184,7 +191,7 @@ class Unpacking {
     auto repair = begin_repair();
     if (!repair) return false;
     for (bool more = true; more && !job_.stop; job_.progress += 1) {
-      const Timed timed(shop_.work.unpack_nanoseconds);
+      const Timed timed(shop_.work.unpack_nanoseconds, trace::Act::repair, job_);
       const Access access(job_);
       if (!access) return false;
       more = repair->step(target());
@@ -195,7 +202,7 @@ class Unpacking {
 
   /// Nothing if there is too much to repair.
   std::optional<Repair> begin_repair() {
-    const Timed timed(shop_.work.unpack_nanoseconds);
+    const Timed timed(shop_.work.unpack_nanoseconds, trace::Act::repair, job_);
     const Access access(job_);
     if (!access) return std::nullopt;
     // Of the whole product, so that it doesn't matter how it is cut.
@@ -227,7 +234,8 @@ class Unpacking {
   }
 
   void finish() {
-    const Timed timed(shop_.work.unpack_nanoseconds);
+    const Timed timed(shop_.work.unpack_nanoseconds, trace::Act::finish, job_,
+                      std::size_t(step_.rows * step_.columns) * (wide() + bytes_of(product_.out)));
     const Access access(job_);
     if (!access) return;
     Epilogue epilogue = job_.request.epilogue;

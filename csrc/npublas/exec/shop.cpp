@@ -2,26 +2,29 @@
 
 #include <utility>
 
+#include "npublas/exec/bench.hpp"
+
 namespace npublas::exec {
 
 Syncs::Syncs(std::shared_ptr<device::Runtime> runtime, Window& window)
     : runtime_(std::move(runtime)), window_(window) {}
 
 template <typename Sync>
-void Syncs::with_context(device::Type type, Sync sync) {
+void Syncs::with_context(const Job& job, std::size_t bytes, Sync sync) {
   if (runtime_->call().mem_sync == nullptr) return;  // binding syncs
   free_.acquire();
   const std::shared_ptr<void> release(nullptr, [this](void*) { free_.release(); });
-  const auto context = window_.context(type, {1, 32, 64}, 0);
+  const auto context = window_.context(type_of(job.plan.element), {1, 32, 64}, 0);
+  const trace::Span span(trace::Act::sync, trace::here, job.product, bytes);
   sync(&*context);
 }
 
-void Syncs::to_device(device::Type type, device::Memory& memory) {
-  with_context(type, [&](device::Context* through) { memory.to_device(through); });
+void Syncs::to_device(const Job& job, device::Memory& memory) {
+  with_context(job, memory.size(), [&](device::Context* through) { memory.to_device(through); });
 }
 
-void Syncs::from_device(device::Type type, device::Memory& memory) {
-  with_context(type, [&](device::Context* through) { memory.from_device(through); });
+void Syncs::from_device(const Job& job, device::Memory& memory) {
+  with_context(job, memory.size(), [&](device::Context* through) { memory.from_device(through); });
 }
 
 }  // namespace npublas::exec

@@ -7,6 +7,7 @@
 #include <semaphore>
 
 #include "npublas/exec/job.hpp"
+#include "npublas/exec/trace.hpp"
 #include "npublas/exec/window.hpp"
 
 namespace npublas::exec {
@@ -16,14 +17,14 @@ namespace npublas::exec {
 class Syncs {
  public:
   Syncs(std::shared_ptr<device::Runtime> runtime, Window& window);
-  void to_device(device::Type type, device::Memory& memory);
-  void from_device(device::Type type, device::Memory& memory);
+  void to_device(const Job& job, device::Memory& memory);
+  void from_device(const Job& job, device::Memory& memory);
   /// The contexts that are alive because of it at most; the plans' room is without them.
   static constexpr int kAtOnce = 6;
 
  private:
   template <typename Sync>
-  void with_context(device::Type type, Sync sync);
+  void with_context(const Job& job, std::size_t bytes, Sync sync);
 
   std::shared_ptr<device::Runtime> runtime_;
   Window& window_;
@@ -36,11 +37,14 @@ struct Shop {
   Syncs& syncs;
 };
 
-/// Adds the time of its scope to a counter.
+/// Adds the time of its scope to a counter, and notes it for whoever records.
 class Timed {
  public:
-  explicit Timed(std::atomic<std::uint64_t>& nanoseconds)
-      : nanoseconds_(nanoseconds), since_(std::chrono::steady_clock::now()) {}
+  Timed(std::atomic<std::uint64_t>& nanoseconds, trace::Act act, const Job& job,
+        std::size_t bytes = 0)
+      : nanoseconds_(nanoseconds),
+        since_(std::chrono::steady_clock::now()),
+        span_(act, trace::here, job.product, bytes) {}
   ~Timed() {
     const auto spent = std::chrono::nanoseconds(std::chrono::steady_clock::now() - since_).count();
     nanoseconds_.fetch_add(std::uint64_t(spent), std::memory_order_relaxed);
@@ -49,6 +53,7 @@ class Timed {
  private:
   std::atomic<std::uint64_t>& nanoseconds_;
   std::chrono::steady_clock::time_point since_;
+  const trace::Span span_;
 };
 
 }  // namespace npublas::exec
