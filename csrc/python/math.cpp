@@ -43,12 +43,6 @@ Coding coding_from(const std::string& name) {
   throw py::value_error("no coding " + name);
 }
 
-Layout layout_from(const std::string& name) {
-  if (name == "native") return Layout::native;
-  if (name == "normal") return Layout::normal;
-  throw py::value_error("layout must be 'native' or 'normal', not '" + name + "'");
-}
-
 /// The array's type, or the one that is told: NumPy has no bfloat16, so that comes as uint16.
 DType dtype_of(const py::array& array, const std::optional<std::string>& told = std::nullopt) {
   return dtype_from(told ? *told : std::string(py::str(array.dtype())));
@@ -250,13 +244,12 @@ void register_math(py::module_& module) {
          std::optional<std::pair<std::int64_t, std::int64_t>> packed) -> py::object {
         std::optional<PackedTiles> tiles;
         if (packed) tiles = PackedTiles{packed->first, packed->second};
-        const auto planned = plan({batch, m, k, n}, method_from(method),
+        const auto planned = plan({.shape = {batch, m, k, n}, .method = method_from(method), .packed = tiles},
                                   {.max_rows = max_rows,
                                    .max_columns = max_columns,
                                    .max_depth = max_depth,
                                    .window_bytes = window_bytes,
-                                   .cores = cores},
-                                  tiles);
+                                   .cores = cores});
         if (!planned) return py::none();
         py::list blocks;
         for (std::int64_t i = 0; i < planned->blocks(); ++i) {
@@ -271,7 +264,7 @@ void register_math(py::module_& module) {
         result["cores"] = planned->cores;
         result["depth_tiles"] = planned->depth_tiles();
         result["runs"] = planned->runs();
-        result["bytes"] = planned->bytes_per_core() * std::size_t(planned->cores);
+        result["bytes"] = planned->window_bytes();
         return result;
       },
       py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"), py::arg("method"), py::kw_only(),

@@ -69,7 +69,7 @@ py::dict to_dict(const Plan& plan) {
   result["blocks"] = plan.blocks();
   result["depth_tiles"] = plan.depth_tiles();
   result["runs"] = plan.runs();
-  result["window_bytes"] = plan.bytes_per_core() * std::size_t(plan.cores);
+  result["window_bytes"] = plan.window_bytes();
   return result;
 }
 

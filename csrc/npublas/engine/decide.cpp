@@ -56,7 +56,7 @@ std::optional<Plan> plan_for(DType a, DType b, Precision precision, const Shape&
   const auto plan_with = [&](Element element, const Int4Way& way) {
     PlanLimits limits = current_limits(element);
     if (cores != 0) limits.cores = cores;
-    return plan(shape, *method, limits, tiles_of(weights), way);
+    return plan({.shape = shape, .method = *method, .packed = tiles_of(weights), .way = way}, limits);
   };
   if (*method != Method::int4) return plan_with(element_of(*method), {});
   std::optional<Plan> best;

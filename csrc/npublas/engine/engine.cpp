@@ -62,6 +62,7 @@ std::atomic<EngineState> engine_state_{EngineState::closed};
 
 // When an unavailable engine may be tried again.
 constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
+constexpr int kThreads = 2;
 constexpr int kOpeningsTolerated = 3;
 constexpr std::chrono::milliseconds kOpeningPatience{200};  // for another process's lock
 std::atomic<std::int64_t> retry_at{kNever};                 // steady clock, nanoseconds
@@ -204,7 +205,7 @@ std::optional<Plan> plan_of(const Request& request, const Settings& settings, in
   if (in_parts) {
     PlanLimits limits = current_limits(Element::float16);
     if (cores != 0) limits.cores = cores;
-    return npublas::plan(product.shape, Method::float32, limits);
+    return npublas::plan({.shape = product.shape, .method = Method::float32}, limits);
   }
   return plan_for(product.a_type, product.b_type, settings.precision, product.shape,
                   request.weights.get(), cores, request.a_limit);

@@ -1,6 +1,7 @@
 #include "npublas/math/plan.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "npublas/base/integers.hpp"
 #include "npublas/base/on_chip.hpp"
@@ -18,58 +19,37 @@ constexpr std::int64_t kBestRows = 512;
 constexpr std::int64_t kBestColumns = 1024;
 constexpr std::int64_t kNarrowest = 128;  // splitting N below this costs more than it spreads
 // Sums of a block that wait in float32 for their last K tile must stay in a few MiB.
-constexpr std::int64_t kBlockElements = std::int64_t(1) << 20;
 
 std::size_t pages(std::int64_t bytes) { return std::size_t(round_up(bytes, std::int64_t(kPage))); }
 
 }  // namespace
 
-std::int64_t Plan::blocks() const {
-  return shape.batch * ceil_div(shape.m, block_rows) * ceil_div(shape.n, block_columns);
-}
-
+std::int64_t Plan::blocks() const { return shape.batch * ceil_div(shape.m, block_rows) * panels(); }
+std::int64_t Plan::panels() const { return ceil_div(shape.n, block_columns); }
 Block Plan::block(std::int64_t index) const {
-  const std::int64_t down = ceil_div(shape.m, block_rows);
-  const std::int64_t across = ceil_div(shape.n, block_columns);
-  const std::int64_t row = index % down * block_rows;
-  const std::int64_t column = index / down % across * block_columns;
+  const std::int64_t down = ceil_div(shape.m, block_rows), across = panels();
+  const std::int64_t column = index % across * block_columns;
+  const std::int64_t row = index / across % down * block_rows;
   return {.batch = index / down / across,
           .row = row,
           .rows = std::min(block_rows, shape.m - row),
           .column = column,
           .columns = std::min(block_columns, shape.n - column)};
 }
-
 std::int64_t Plan::surface_rows() const {
+  if (method == Method::float32 && layout == Layout::normal) return 2 * tile_rows;
   return parts == 1 ? tile_rows : round_up(parts * tile_rows, 4);
 }
-
 std::int64_t Plan::surface_depth() const { return round_up(tile_depth, kDepthStep); }
-
 std::int64_t Plan::depth_tiles() const { return ceil_div(shape.k, tile_depth); }
-
-std::int64_t Plan::runs() const {
-  std::int64_t runs = 0;
-  for (std::int64_t row = 0; row < shape.m; row += block_rows)
-    runs += ceil_div(std::min(block_rows, shape.m - row), tile_rows);
-  const std::int64_t products = method == Method::float32 ? 2 : 1;
-  return products * runs * depth_tiles() * ceil_div(shape.n, block_columns) * shape.batch;
-}
-
-std::size_t Plan::bytes_per_core() const {
-  const auto elements = [this](std::int64_t rows, std::int64_t columns) {
-    return pages(std::int64_t(bytes_of(element, std::size_t(rows * columns))));
-  };
-  const std::int64_t depth = surface_depth(), rows = surface_rows();
-  const std::int64_t sums = rows * tile_columns * std::int64_t(bytes_of_sum(element));
-  const std::size_t one =
-      elements(rows, depth) + elements(depth, tile_columns) + pages(sums) + kContextBytes;
-  if (method != Method::float32) return one;
-  // Beside the surfaces of the high parts: A's low parts behind its high ones, and alone; B's low
-  // parts above its high ones; a C for the sums of both.
-  return one + elements(2 * rows, depth) + elements(2 * depth, tile_columns) + pages(sums) +
-         kContextBytes;
-}
+std::int64_t Plan::row_tiles() const { std::int64_t n=0; for (std::int64_t r=0;r<shape.m;r+=block_rows) n+=ceil_div(std::min(block_rows,shape.m-r),tile_rows); return n; }
+std::int64_t Plan::steps() const { return shape.batch*row_tiles()*depth_tiles()*panels(); }
+int Plan::runs_per_step() const { return method == Method::float32 ? (layout == Layout::normal ? 2 : 3) : 1; }
+std::size_t Plan::a_slot_bytes() const { return pages(std::int64_t(bytes_of(element, std::size_t(surface_rows()*surface_depth())))) * (method==Method::float32&&layout==Layout::native?2:1); }
+std::size_t Plan::b_slot_bytes() const { return pages(std::int64_t(bytes_of(element, std::size_t(tile_columns*surface_depth())))) * (method==Method::float32?2:1); }
+std::size_t Plan::sum_slot_bytes() const { return pages(std::int64_t(bytes_of_sum(element)) * surface_rows()*tile_columns) * (method==Method::float32&&layout==Layout::native?3:1)+ (method==Method::float32&&layout==Layout::normal?pages(4*tile_rows*tile_columns):0); }
+std::size_t Plan::window_bytes() const { return std::size_t(a_slots)*a_slot_bytes()+std::size_t(b_slots)*b_slot_bytes()+std::size_t(cores)*(kSumSlots*sum_slot_bytes()+4*kContextBytes); }
+int Plan::files() const { return int(2*a_slots+2*b_slots+cores*17); }
 
 std::int64_t depth_of_tiles(std::int64_t k, std::int64_t n, Method method, std::int64_t max_depth) {
   (void)n;                                        // part of the promise, not yet of the rule
@@ -123,8 +103,8 @@ std::int64_t highest_tile(const Plan& p, std::int64_t max_rows) {
 
 }  // namespace
 
-std::optional<Plan> plan(const Shape& shape, Method method, const PlanLimits& limits,
-                         const std::optional<PackedTiles>& packed, const Int4Way& way) {
+std::optional<Plan> plan(const PlanQuery& query, const PlanLimits& limits, const Rates&) {
+  const Shape& shape = query.shape; const Method method = query.method; const auto& packed = query.packed; const auto& way = query.way;
   const bool is_int4 = method == Method::int4;
   const std::int64_t step = column_step(element_of(method));
   const std::int64_t most_columns = std::min(kBestColumns, limits.max_columns / step * step);
@@ -154,28 +134,18 @@ std::optional<Plan> plan(const Shape& shape, Method method, const PlanLimits& li
   const std::int64_t rows = ceil_div(shape.m, down);
   p.tile_rows = std::min(round_rows(ceil_div(rows, ceil_div(rows, most_rows))), most_rows);
 
-  // Into the window: the larger side of C first, then fewer cores. The depth stays as it is.
-  while (p.bytes_per_core() * std::size_t(p.cores) > limits.window_bytes) {
-    const bool narrower = !packed && p.tile_columns > step;
-    if (narrower && p.tile_columns >= p.tile_rows) {
-      p.tile_columns = round_up(p.tile_columns / 2, step);
-    } else if (p.tile_rows > 4) {
-      p.tile_rows = round_up(p.tile_rows / 2, 4);
-    } else if (narrower) {
-      p.tile_columns = round_up(p.tile_columns / 2, step);
-    } else if (p.cores > 1) {
-      --p.cores;
-    } else {
-      return std::nullopt;
-    }
-  }
-
+  p.layout = p.element != Element::int4 && !std::getenv("NPUBLAS_TMP_NATIVE") ? Layout::normal : Layout::native;
   p.block_columns = std::min(p.tile_columns, shape.n);
-  const std::int64_t tallest =
-      std::max(kBlockElements / p.tile_columns / p.tile_rows, std::int64_t(1));
-  p.block_rows = std::min(round_up(rows, p.tile_rows), tallest * p.tile_rows);
-  p.block_rows = std::min(p.block_rows, shape.m);
+  p.block_rows = std::min(round_up(rows, p.tile_rows), shape.m);
   p.cores = int(std::min<std::int64_t>(p.cores, p.blocks()));
+  p.a_slots = std::min<std::int64_t>(ceil_div(p.block_rows,p.tile_rows)*p.depth_tiles()*2, 64);
+  p.b_slots = std::min<std::int64_t>(p.cores*p.depth_tiles()*2, 64);
+  while (p.window_bytes() > limits.window_bytes) {
+    if (p.a_slots > 4) p.a_slots /= 2; else if (p.b_slots > 4) p.b_slots /= 2;
+    else if (!packed && p.tile_columns > step) { p.tile_columns = round_up(p.tile_columns/2, step); p.block_columns = std::min(p.tile_columns, shape.n);}
+    else if (p.tile_rows > 4) { p.tile_rows = round_up(p.tile_rows/2,4); p.block_rows = std::min(round_up(rows, p.tile_rows), shape.m);}
+    else if (p.cores>1) --p.cores; else if (p.a_slots>1) p.a_slots=1; else if (p.b_slots>1) p.b_slots=1; else return std::nullopt;
+  }
   return p;
 }
 
