@@ -13,7 +13,8 @@ Bench::Bench(const Plan& plan, bool weights, Window& window, int first_core, int
   const device::Type type = type_of(plan.element);
   const bool native = plan.layout == Layout::native;
   const bool split = plan.method == Method::float32;
-  const int rows = int(plan.surface_rows()), depth = int(plan.surface_depth());
+  const int rows = int(split ? plan.tile_rows : plan.surface_rows());
+  const int depth = int(plan.surface_depth());
   const int columns = int(plan.tile_columns);
   const device::ContextShape shape{rows, depth, columns, native};
   const device::ContextShape both{2 * rows, depth, columns, native};
@@ -43,8 +44,8 @@ Bench::Bench(const Plan& plan, bool weights, Window& window, int first_core, int
   }
   a.reserve(std::size_t(plan.a_slots));
   for (std::int64_t i = 0; i < plan.a_slots; ++i) {
-    a.push_back({window.memory(split && !native ? 2 * a_bytes : a_bytes), {},
-                 Notes(plan.tile_rows)});
+    a.push_back(
+        {window.memory(split && !native ? 2 * a_bytes : a_bytes), {}, Notes(plan.tile_rows)});
     if (split && native) a.back().low.emplace(window.memory(a_bytes));
   }
   b.resize(std::size_t(plan.b_slots));

@@ -63,7 +63,7 @@ struct Lane {
 };
 
 struct Sums {
-  MemoryLoan main;                          ///< and A's low parts, in normal layout
+  MemoryLoan main;  ///< and A's low parts, in normal layout
   std::optional<MemoryLoan> a_low, b_low;
 };
 
@@ -75,8 +75,8 @@ struct CoreBench {
   std::vector<Lane> lanes;
   std::vector<Sums> sums;
   // Of the tile of C that is being unpacked; one at a time.
-  std::vector<std::byte> waiting;         ///< sums that aren't kept in C until they are complete
-  std::vector<std::int32_t> whole;        ///< of int4 parts
+  std::vector<std::byte> waiting;   ///< sums that aren't kept in C until they are complete
+  std::vector<std::int32_t> whole;  ///< of int4 parts
   std::vector<std::int32_t> row_offsets, column_offsets;
   Accuracy accuracy;
 };

@@ -19,8 +19,8 @@ class DeviceLock {
   DeviceLock& operator=(const DeviceLock&) = delete;
 
   /// Waits for the lock; false if another process held it for longer than `patience`. Threads of
-  /// this process share it: it is given up when as many have released it as have acquired it, and who comes late
-  /// waits for that, so that other processes have their turn.
+  /// this process share it: it is given up when as many have released it as have acquired it, and
+  /// who comes late waits for that, so that other processes have their turn.
   bool acquire(std::chrono::milliseconds patience);
   void release();
   /// Why there is no lock, empty if there is one or none was asked for.

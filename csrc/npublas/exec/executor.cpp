@@ -18,11 +18,10 @@ Executor::Executor(std::shared_ptr<device::Runtime> runtime, const WindowLimits&
       patience_(patience),
       syncs_(runtime_, *window_),
       shop_{*window_, work_, syncs_} {
-  for (int core = 0; core < cores; ++core) {
-    cores_.push_back(std::make_unique<Core>());
+  for (int core = 0; core < cores; ++core) cores_.push_back(std::make_unique<Core>());
+  for (int core = 0; core < cores; ++core)  // now that none is added any more
     for (int lane = 0; lane < kRunsInFlight; ++lane)
-      cores_.back()->threads.emplace_back([this, core, lane] { serve(core, lane); });
-  }
+      cores_[std::size_t(core)]->threads.emplace_back([this, core, lane] { serve(core, lane); });
 }
 
 Executor::~Executor() {
@@ -63,8 +62,8 @@ void Executor::admit(Lock& lock, const std::shared_ptr<Job>& job, int first_core
   const int files = job->plan.files();
   room_.wait(lock, [&] {
     return ticket == serving_ &&
-           (jobs_.empty() || (reserved_bytes_ + bytes <= window_->limits().bytes &&
-                              reserved_files_ + files <= window_->limits().files));
+           (reserved_files_ == 0 || (reserved_bytes_ + bytes <= window_->limits().bytes &&
+                                     reserved_files_ + files <= window_->limits().files));
   });
   reserved_bytes_ += bytes;
   reserved_files_ += files;
@@ -120,12 +119,15 @@ void Executor::wait_for(Lock& lock, const std::shared_ptr<Job>& job) {
 /// Gives back what the job had. Now, and here: a thread may hold on to the job for a moment longer,
 /// and must not be the one who frees the weights, which may belong to Python.
 void Executor::leave(const std::shared_ptr<Job>& job) {
+  {
+    const std::lock_guard lock(mutex_);
+    jobs_.erase(std::find(jobs_.begin(), jobs_.end(), job));
+  }
   job->bench.reset();
   if (job->request.weights && job->request.weights->is_closed())
     window_->forget(job->request.weights->id());
   job->request.weights.reset();
   const std::lock_guard lock(mutex_);
-  jobs_.erase(std::find(jobs_.begin(), jobs_.end(), job));
   reserved_bytes_ -= job->plan.window_bytes();
   reserved_files_ -= job->plan.files();
   room_.notify_all();
@@ -263,8 +265,8 @@ void Executor::do_run(Job& job, const Task& task, int number) {
   const Sums& sums = core.sums[std::size_t(task.step.sums)];
   TileOfA& a = bench.a[std::size_t(task.step.a_slot)];
   TileOfB& b = bench.b[std::size_t(task.step.b_slot)];
-  const auto run_one = [&](device::Context& context, device::Memory& from_a,
-                           device::Memory& from_b, device::Memory& to) {
+  const auto run_one = [&](device::Context& context, device::Memory& from_a, device::Memory& from_b,
+                           device::Memory& to) {
     context.bind(from_a, from_b, to);
     {
       const auto [m, k, n, native] = context.shape();

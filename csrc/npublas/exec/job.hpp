@@ -50,8 +50,8 @@ struct Job {
 
   // Under the executor's mutex:
   Schedule schedule;
-  int in_flight = 0;           // tasks that somebody does now
-  bool caller_waits = false;   // and would rather work
+  int in_flight = 0;             // tasks that somebody does now
+  bool caller_waits = false;     // and would rather work
   std::condition_variable wake;  // of the caller
 
   std::unique_ptr<Bench> bench;

@@ -64,18 +64,16 @@ void find_b(Job& job, const Step& step, const Shop& shop) {
                                         step.column / plan.tile_columns);
   const WeightTile tile = weights.tile(index);
   if (tile.subnormal && job.flushes_subnormals) return job.end(Ended::subnormal);
-  const std::size_t bytes = bytes_of(plan.element, std::size_t(plan.surface_depth()) *
-                                                       std::size_t(plan.tile_columns));
+  const std::size_t bytes =
+      bytes_of(plan.element, std::size_t(plan.surface_depth()) * std::size_t(plan.tile_columns));
   const bool pin = job.request.pin && !weights.is_closed();
   const auto find = [&](Part part, auto fill) {
-    return shop.window.weight({weights.id(), index, part}, bytes, pin,
-                              [&](device::Memory& memory) {
-                                const Timed timed(shop.work.pack_nanoseconds, trace::Act::pack_b,
-                                                  job, 2 * bytes);
-                                fill(memory.data());
-                                shop.syncs.to_device(job, memory);
-                                shop.work.packed_bytes += bytes;
-                              });
+    return shop.window.weight({weights.id(), index, part}, bytes, pin, [&](device::Memory& memory) {
+      const Timed timed(shop.work.pack_nanoseconds, trace::Act::pack_b, job, 2 * bytes);
+      fill(memory.data());
+      shop.syncs.to_device(job, memory);
+      shop.work.packed_bytes += bytes;
+    });
   };
   TileOfB& b = job.bench->b[std::size_t(step.b_slot)];
   b.memory.reset();  // the plan has room for so many tiles, and no more
@@ -117,8 +115,7 @@ void pack_a(Job& job, const Step& step, const Shop& shop) {
   const std::int64_t rows = nibbles ? plan.surface_rows() : plan.tile_rows;
   const std::size_t bytes =
       bytes_of(plan.element, std::size_t(rows) * std::size_t(plan.surface_depth()));
-  std::vector<std::int8_t> whole(
-      nibbles ? std::size_t(plan.tile_rows * plan.surface_depth()) : 0);
+  std::vector<std::int8_t> whole(nibbles ? std::size_t(plan.tile_rows * plan.surface_depth()) : 0);
   std::byte* const low = !is_split ? nullptr : a.low ? (*a.low)->data() : a.memory->data() + bytes;
 
   Packed packed;
@@ -128,17 +125,16 @@ void pack_a(Job& job, const Step& step, const Shop& shop) {
                           (is_split ? 2 * bytes : bytes));
     const Access access(job);
     if (!access) return;
-    packed = npublas::pack_a({.data = product.a.at(step.batch, step.row, step.k),
-                              .lane_stride = product.a.row_stride,
-                              .depth_stride = product.a.column_stride,
-                              .dtype = product.a_type,
-                              .lanes = step.rows,
-                              .depth = step.depth},
-                             packing_of(job, product.a_type, true, step.k),
-                             nibbles ? Layout::native : plan.layout, plan.tile_rows,
-                             plan.surface_depth(),
-                             nibbles ? static_cast<void*>(whole.data()) : a.memory->data(), low,
-                             a.notes.to_fill());
+    packed = npublas::pack_a(
+        {.data = product.a.at(step.batch, step.row, step.k),
+         .lane_stride = product.a.row_stride,
+         .depth_stride = product.a.column_stride,
+         .dtype = product.a_type,
+         .lanes = step.rows,
+         .depth = step.depth},
+        packing_of(job, product.a_type, true, step.k), nibbles ? Layout::native : plan.layout,
+        plan.tile_rows, plan.surface_depth(),
+        nibbles ? static_cast<void*>(whole.data()) : a.memory->data(), low, a.notes.to_fill());
   }
   look_at(job, packed);
   if (nibbles &&

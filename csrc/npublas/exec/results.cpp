@@ -172,11 +172,11 @@ class Unpacking {
     if (product_is_zero(a, b->data(), plan_.element, surface().layout, rows, plan_.surface_depth(),
                         plan_.tile_columns, job_.flushes_subnormals))
       return;
-    throw Error(ErrorKind::result,
-                "rknn_matmul_run said success and returned zeros for a " + std::to_string(rows) +
-                    "x" + std::to_string(plan_.surface_depth()) + "x" +
-                    std::to_string(plan_.tile_columns) + " " + name_of(plan_.element) +
-                    " product that is not zero.");
+    throw Error(ErrorKind::result, "rknn_matmul_run said success and returned zeros for a " +
+                                       std::to_string(rows) + "x" +
+                                       std::to_string(plan_.surface_depth()) + "x" +
+                                       std::to_string(plan_.tile_columns) + " " +
+                                       name_of(plan_.element) + " product that is not zero.");
   }
 
   void note_losses() {
@@ -240,9 +240,8 @@ class Unpacking {
     if (!access) return;
     Epilogue epilogue = job_.request.epilogue;
     if (epilogue.bias) epilogue.bias += step_.column;
-    const Rounded rounded =
-        npublas::finish(core_.waiting.data(), wide() == 8 ? DType::float64 : DType::float32,
-                        epilogue, in_c());
+    const Rounded rounded = npublas::finish(
+        core_.waiting.data(), wide() == 8 ? DType::float64 : DType::float32, epilogue, in_c());
     if (rounded.overflow) job_.overflowed = true;
     if (rounded.underflow) job_.underflowed = true;
   }

@@ -141,7 +141,7 @@ Buffer& my_buffer() {
 
 /// Appends what `fill` makes, if the generation has not ended and there is room.
 template <typename T, typename Fill>
-void append(Log<T> Buffer::* log, std::atomic<std::uint64_t>& count, std::size_t most,
+void append(Log<T> Buffer::*log, std::atomic<std::uint64_t>& count, std::size_t most,
             std::uint64_t of_generation, const Fill& fill) noexcept {
   try {
     Buffer& buffer = my_buffer();

@@ -107,7 +107,7 @@ class Window {
   std::shared_ptr<device::Runtime> runtime_;
   WindowLimits limits_;
   mutable std::mutex mutex_;
-  std::condition_variable filled_;  // a weight, or not
+  std::condition_variable filled_;             // a weight, or not
   std::list<std::unique_ptr<Entry>> entries_;  // most recently used first
   WindowUsage usage_;
 };

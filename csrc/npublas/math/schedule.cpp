@@ -77,8 +77,8 @@ std::optional<std::size_t> Schedule::make_room(const std::vector<Slot>& slots, b
     if (slot.claims > 0 || slot.state != Slot::State::packed) continue;
     const bool needed = is_needed_soon(slot.tile, for_b);
     if (gently && needed) continue;
-    if (best && (needed > best_is_needed ||
-                 (needed == best_is_needed && slot.used >= slots[*best].used)))
+    if (best &&
+        (needed > best_is_needed || (needed == best_is_needed && slot.used >= slots[*best].used)))
       continue;
     best = i;
     best_is_needed = needed;
@@ -154,8 +154,7 @@ bool Schedule::can_run(int stream) const {
   if (i == s.pending.size()) return false;
   const Step& step = s.pending[i].step;
   return a_[std::size_t(step.a_slot)].state == Slot::State::packed &&
-         b_[std::size_t(step.b_slot)].state == Slot::State::packed &&
-         free_sums(s) > 0;
+         b_[std::size_t(step.b_slot)].state == Slot::State::packed && free_sums(s) > 0;
 }
 
 std::optional<Task> Schedule::take_run(int stream) {
@@ -253,8 +252,8 @@ std::optional<Task> Schedule::take_host_task(int* urgency) {
     stream.pending.front().phase = Phase::unpacking;
     return Task{Task::Kind::unpack, best.stream, stream.pending.front().step};
   }
-  const auto wanting = std::find_if(
-      stream.pending.begin(), stream.pending.end(), [&](const Pending& pending) {
+  const auto wanting =
+      std::find_if(stream.pending.begin(), stream.pending.end(), [&](const Pending& pending) {
         return pending.phase == Phase::claimed && is_wanted(pending.step);
       });
   return pack(best.stream, wanting->step);

@@ -91,9 +91,9 @@ class Schedule {
   };
   struct Stream {
     std::optional<Block> block, next;
-    std::int64_t m = 0, k = 0;        // of the next step to be claimed, within the block
-    std::int64_t ahead = 0;           // K tiles of `next` that were asked for
-    std::deque<Pending> pending;      // claimed and not yet unpacked, in order
+    std::int64_t m = 0, k = 0;    // of the next step to be claimed, within the block
+    std::int64_t ahead = 0;       // K tiles of `next` that were asked for
+    std::deque<Pending> pending;  // claimed and not yet unpacked, in order
     int running = 0;
     std::array<bool, kSumSlots> sums_in_use{};
     bool unpacking = false;
