@@ -244,12 +244,13 @@ void register_math(py::module_& module) {
          std::optional<std::pair<std::int64_t, std::int64_t>> packed) -> py::object {
         std::optional<PackedTiles> tiles;
         if (packed) tiles = PackedTiles{packed->first, packed->second};
-        const auto planned = plan({.shape = {batch, m, k, n}, .method = method_from(method), .packed = tiles},
-                                  {.max_rows = max_rows,
-                                   .max_columns = max_columns,
-                                   .max_depth = max_depth,
-                                   .window_bytes = window_bytes,
-                                   .cores = cores});
+        const auto planned =
+            plan({.shape = {batch, m, k, n}, .method = method_from(method), .packed = tiles},
+                 {.max_rows = max_rows,
+                  .max_columns = max_columns,
+                  .max_depth = max_depth,
+                  .window_bytes = window_bytes,
+                  .cores = cores});
         if (!planned) return py::none();
         py::list blocks;
         for (std::int64_t i = 0; i < planned->blocks(); ++i) {

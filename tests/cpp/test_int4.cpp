@@ -391,8 +391,8 @@ TEST_CASE("every plan of int4 keeps its contexts to one task") {
   for (const std::int64_t m : {1, 2, 4, 100, 1000, 5000}) {
     for (const std::int64_t k : {1, 32, 100, 480, 576, 577, 5000}) {
       for (const int parts : {1, 2}) {
-        const auto planned =
-            plan({1, m, k, 200}, Method::int4, {}, std::nullopt, {Element::int4, parts});
+        const auto planned = plan(
+            {.shape = {1, m, k, 200}, .method = Method::int4, .way = {Element::int4, parts}}, {});
         REQUIRE(planned.has_value());
         CHECK(planned->parts == parts);
         CHECK(planned->surface_rows() >= parts * planned->tile_rows);
@@ -411,7 +411,11 @@ TEST_CASE("few rows by int4 weights are int4, many are int8") {
     double seconds = 0;
     for (const Int4Way way :
          {Int4Way{Element::int4, int4_parts(DType::float32, a_limit)}, Int4Way{Element::int8, 1}}) {
-      const auto planned = plan({1, m, 4096, 4096}, Method::int4, {}, PackedTiles{512, 704}, way);
+      const auto planned = plan({.shape = {1, m, 4096, 4096},
+                                 .method = Method::int4,
+                                 .packed = PackedTiles{512, 704},
+                                 .way = way},
+                                {});
       const double predicted = predict(*planned, DType::float32, DType::float32, true).npu_seconds;
       if (seconds == 0 || predicted < seconds) {
         best = way.element;

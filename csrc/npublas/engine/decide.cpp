@@ -5,6 +5,7 @@
 
 #include "npublas/engine/engine.hpp"
 #include "npublas/engine/limits.hpp"
+#include "npublas/engine/planner.hpp"
 #include "npublas/engine/trust.hpp"
 #include "npublas/math/int4.hpp"
 
@@ -56,17 +57,22 @@ std::optional<Plan> plan_for(DType a, DType b, Precision precision, const Shape&
   const auto plan_with = [&](Element element, const Int4Way& way) {
     PlanLimits limits = current_limits(element);
     if (cores != 0) limits.cores = cores;
-    return plan({.shape = shape, .method = *method, .packed = tiles_of(weights), .way = way}, limits);
+    return planned({.shape = shape,
+                    .method = *method,
+                    .packed = tiles_of(weights),
+                    .way = way,
+                    .bytes = source_bytes(a, b, a == DType::float64 ? a : DType::float32)},
+                   limits, pessimistic());
   };
   if (*method != Method::int4) return plan_with(element_of(*method), {});
   std::optional<Plan> best;
   double best_seconds = 0;
   for (const Int4Way& way : ways_of(a, a_limit)) {
-    const auto planned = plan_with(way.element, way);
-    if (!planned) continue;
-    const double seconds = predict(*planned, a, DType::float32, true).npu_seconds;
+    const auto one = plan_with(way.element, way);
+    if (!one) continue;
+    const double seconds = predict(*one, a, DType::float32, true).npu_seconds;
     if (best && seconds >= best_seconds) continue;
-    best = planned;
+    best = one;
     best_seconds = seconds;
   }
   return best;
@@ -87,9 +93,9 @@ Decision decide(const Settings& settings, DType a, DType b, DType out, const Sha
   Decision decision{.on_npu = false, .reason = Reason::small, .fallback = false};
   if (!demanded) {
     if (!worth_predicting(shape)) return decision;
-    const auto planned = plan_for(a, b, settings.precision, shape, weights);
-    if (!planned) return cpu(Reason::window, true);
-    const Prediction predicted = predict(*planned, a, out, weights != nullptr);
+    const auto best = plan_for(a, b, settings.precision, shape, weights);
+    if (!best) return cpu(Reason::window, true);
+    const Prediction predicted = predict(*best, a, out, weights != nullptr);
     decision.cpu_seconds = predicted.cpu_seconds;
     decision.npu_seconds = predicted.npu_seconds;
     if (predicted.npu_seconds >= predicted.cpu_seconds) return decision;

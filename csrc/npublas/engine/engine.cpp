@@ -16,6 +16,7 @@
 #include "npublas/base/error.hpp"
 #include "npublas/engine/kept.hpp"
 #include "npublas/engine/limits.hpp"
+#include "npublas/engine/planner.hpp"
 #include "npublas/engine/trust.hpp"
 #include "npublas/exec/device_lock.hpp"
 #include "npublas/exec/executor.hpp"
@@ -205,7 +206,10 @@ std::optional<Plan> plan_of(const Request& request, const Settings& settings, in
   if (in_parts) {
     PlanLimits limits = current_limits(Element::float16);
     if (cores != 0) limits.cores = cores;
-    return npublas::plan({.shape = product.shape, .method = Method::float32}, limits);
+    return planned({.shape = product.shape,
+                    .method = Method::float32,
+                    .bytes = source_bytes(product.a_type, product.b_type, product.out)},
+                   limits, pessimistic());
   }
   return plan_for(product.a_type, product.b_type, settings.precision, product.shape,
                   request.weights.get(), cores, request.a_limit);
@@ -334,7 +338,9 @@ bool open_engine(const EngineOptions& options) {
          .max_columns = engine->runtime->chip().max_columns,
          // Less what the window holds when it is empty.
          .window_bytes = options.memory_limit - std::min(kContextBytes, options.memory_limit),
-         .cores = engine->options.cores},
+         .cores = engine->options.cores,
+         // Some for what the window keeps of other products.
+         .files = files_allowed() / 8 * 7},
         depths);
     count_as_simulated(engine->runtime->is_simulated());
     state->set(std::move(engine));

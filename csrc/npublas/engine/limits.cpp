@@ -10,7 +10,7 @@ std::atomic<std::int64_t> rows{kDefaults.max_rows}, columns{kDefaults.max_column
 std::atomic<std::int64_t> depth[kElements] = {kDefaults.max_depth, kDefaults.max_depth,
                                               kDefaults.max_depth};
 std::atomic<std::size_t> window{kDefaults.window_bytes};
-std::atomic<int> cores{kDefaults.cores};
+std::atomic<int> cores{kDefaults.cores}, files{kDefaults.files};
 
 }  // namespace
 
@@ -20,7 +20,8 @@ PlanLimits current_limits(Element element) noexcept {
           .max_columns = columns.load(relaxed),
           .max_depth = depth[int(element)].load(relaxed),
           .window_bytes = window.load(relaxed),
-          .cores = cores.load(relaxed)};
+          .cores = cores.load(relaxed),
+          .files = files.load(relaxed)};
 }
 
 void set_limits(const PlanLimits& limits, const int (&depths)[kElements]) noexcept {
@@ -29,6 +30,7 @@ void set_limits(const PlanLimits& limits, const int (&depths)[kElements]) noexce
   for (int i = 0; i < kElements; ++i) depth[i] = depths[i];
   window = limits.window_bytes;
   cores = limits.cores;
+  files = limits.files;
 }
 
 void reset_limits() noexcept {

@@ -1,29 +1,114 @@
 #include "npublas/math/cost.hpp"
 
 #include <algorithm>
-#include <cmath>
 
 #include "npublas/base/integers.hpp"
+#include "npublas/math/work.hpp"
 
 namespace npublas {
 namespace {
 
-// Published single-core peaks at 1 GHz, and the best share of them that anybody has shown.
-constexpr double kMacsPerSecond[kElements] = {1.024e12, 0.512e12, 2.048e12};  // int8, float16, int4
-constexpr double kEfficiency = 0.88;
-constexpr double kOnChipBytes = 320.0 * 1024;
-// The pessimistic column of the model: a first, untuned implementation on a default board.
-constexpr double kSlack = 3.5;
-constexpr double kPerRun = 100e-6;
-constexpr double kPerCall = 150e-6;
-constexpr double kNpuBytesPerSecond = 15e9;
-// Scalar packers of others reach 0.5 to 0.9 GB/s on one A76; each core's worker is a thread.
-constexpr double kPackBytesPerSecond = 0.5e9;
-// Four A76 with OpenBLAS: 61 GFLOP/s of float64 HPL, twice that in float32; STREAM copy 20 GB/s.
-constexpr double kCpuFlops = 120e9;
-constexpr double kCpuBytesPerSecond = 20e9;
+/// Steps of the core that gets most of them, the blocks being taken in turn: those of full row
+/// blocks first, then the lower ones.
+std::int64_t steps_of_busiest(const Plan& p) {
+  const std::int64_t depth_tiles = p.depth_tiles(), panels = p.panels();
+  const std::int64_t full = p.shape.m / p.block_rows * panels * p.shape.batch;
+  const std::int64_t rest = p.shape.m % p.block_rows;
+  const std::int64_t steps = ceil_div(p.block_rows, p.tile_rows) * depth_tiles;
+  const std::int64_t cores = p.cores;
+  const std::int64_t base = full / cores * steps, with_more = full % cores;
+  if (rest == 0) return base + (with_more ? steps : 0);
+  const std::int64_t lower = panels * p.shape.batch;  // blocks
+  const std::int64_t few = ceil_div(rest, p.tile_rows) * depth_tiles;
+  // The cores with a block less take lower ones until they have as much.
+  const std::int64_t gap = with_more ? (cores - with_more) * (steps / few) : 0;
+  if (lower <= gap) return base + steps;
+  return base + (with_more ? steps : 0) + ceil_div(lower - gap, cores) * few;
+}
 
-double source_bytes(DType dtype) {
+}  // namespace
+
+Estimate estimate(const Plan& p, bool b_is_packed, const SourceBytes& bytes, const Rates& rates) {
+  const StepWork step = work_of_step(p, bytes, rates);
+  const double batch = double(p.shape.batch), cores = double(p.cores);
+  const double row_tiles = double(p.row_tiles()), depth_tiles = double(p.depth_tiles());
+  const double panels = double(p.panels());
+  const double row_blocks = double(ceil_div(p.shape.m, p.block_rows));
+  const double steps = batch * row_tiles * depth_tiles * panels;
+
+  // How often each tile is packed.
+  const double a_of_block =
+      double(ceil_div(std::min(p.block_rows, p.shape.m), p.tile_rows)) * depth_tiles;
+  const double a_times = double(p.a_slots) >= a_of_block ? 1 : std::max(1.0, panels / cores);
+  double b_times = 0;
+  if (!b_is_packed) {
+    if (double(p.b_slots) >= panels * depth_tiles)
+      b_times = 1;
+    else
+      b_times = double(p.b_slots) >= cores * depth_tiles ? row_blocks : row_tiles;
+  }
+  const double a_tiles = batch * row_tiles * depth_tiles * a_times;
+  const double b_tiles = batch * panels * depth_tiles * b_times;
+
+  // Rows and columns that only fill a tile up are neither read nor written by the host.
+  const double a_share = double(p.shape.m) / (row_tiles * double(p.tile_rows)) * double(p.shape.k) /
+                         (depth_tiles * double(p.tile_depth));
+  const double b_share = double(p.shape.n) / (panels * double(p.tile_columns)) * double(p.shape.k) /
+                         (depth_tiles * double(p.tile_depth));
+  const double c_share = double(p.shape.m) / (row_tiles * double(p.tile_rows)) * double(p.shape.n) /
+                         (panels * double(p.tile_columns));
+  Estimate e;
+  e.packed_bytes = a_tiles * step.a_bytes * a_share + b_tiles * step.b_bytes * b_share;
+  const double unpacked = step.sum_bytes + step.out_bytes / depth_tiles;  // of a step
+  e.unpacked_bytes = steps * unpacked * c_share;
+  e.streamed_bytes = steps * step.streamed_bytes;
+
+  const double threads = std::max(rates.threads, 1);
+  const double all =
+      std::min(rates.pack_bytes_per_second * threads, rates.pack_bytes_per_second_all);
+  const double syncs =
+      a_tiles * step.a_sync_seconds + b_tiles * step.b_sync_seconds + steps * step.sum_sync_seconds;
+  // A stream's sums are unpacked in their order, by one thread at a time.
+  const double unpacking = std::min(rates.pack_bytes_per_second * cores, all);
+  e.host = e.packed_bytes / all + e.unpacked_bytes / unpacking + syncs / threads;
+
+  // The first tiles: the cores begin with panels of the same rows, if there are so many.
+  const double first_b = b_is_packed ? 0 : std::min(cores, panels);
+  const double first_a = std::max(1.0, std::min(row_blocks, cores / panels));
+  const double first = first_a * step.a_bytes * a_share + first_b * step.b_bytes * b_share;
+  const double longest = std::max(step.a_bytes, b_is_packed ? 0 : step.b_bytes);
+  e.fill = std::max(first / all, longest / rates.pack_bytes_per_second) + step.a_sync_seconds +
+           rates.submit_seconds + 3 * rates.bind_seconds;
+  e.device = double(steps_of_busiest(p)) * step.device_seconds;
+  e.drain =
+      std::max(cores * unpacked * c_share / all, unpacked * c_share / rates.pack_bytes_per_second) +
+      step.sum_sync_seconds;
+
+  const double to_pack = e.packed_bytes / all;
+  e.wait = std::max(0.0, e.fill + step.device_seconds - to_pack) + e.drain / 2;
+  e.traffic = (e.streamed_bytes + e.packed_bytes + e.unpacked_bytes) / rates.dram_bytes_per_second;
+  e.seconds = rates.call_seconds + std::max({e.fill + e.device + e.drain, e.host + e.wait,
+                                             rates.submit_seconds + e.traffic});
+  return e;
+}
+
+Compulsory compulsory_bytes(const Plan& p, bool b_is_packed, const SourceBytes& bytes) {
+  const double batch = double(p.shape.batch), m = double(p.shape.m);
+  const double k = double(p.shape.k), n = double(p.shape.n);
+  const double element = double(bytes_of(p.element, 2)) / 2;
+  const bool split = p.method == Method::float32;
+  const double parts = split ? 2 : p.parts;
+  const double b_parts = split ? 2 : 1;
+  const double sums = double(bytes_of_sum(p.element)) * (split ? 3 : p.parts);
+  Compulsory least;
+  least.host_bytes = batch * (m * k * (bytes.a + element * parts) + m * n * (sums + bytes.out));
+  if (!b_is_packed) least.host_bytes += batch * k * n * (bytes.b + element * b_parts);
+  least.streamed_bytes =
+      batch * (m * k * element * parts + k * n * element * b_parts + m * n * sums);
+  return least;
+}
+
+int source_bytes(DType dtype) {
   switch (dtype) {
     case DType::int8:
     case DType::uint8:
@@ -38,44 +123,14 @@ double source_bytes(DType dtype) {
   }
 }
 
-}  // namespace
-
-Prediction predict(const Plan& plan, DType in, DType out, bool b_is_packed) {
+Prediction predict(const Plan& plan, DType in, DType out, bool b_is_packed, const Rates& rates) {
   const double batch = double(plan.shape.batch), m = double(plan.shape.m);
   const double k = double(plan.shape.k), n = double(plan.shape.n);
-  // The float32 method runs once over K and once over 2K, on surfaces of two parts.
-  const bool split = plan.method == Method::float32;
-  const bool nibbles = plan.element == Element::int4;
-  const double parts = plan.parts;
-  const double element = double(bytes_of(plan.element, 2)) / 2 * (split ? 1.5 : 1);
-  const double sum = double(bytes_of_sum(plan.element));
-  const double tiles = double(plan.depth_tiles()), runs = double(plan.runs());
-
-  const double rows = double(plan.surface_rows()), columns = double(plan.tile_columns);
-  const double depth = double(plan.surface_depth());
-  const double resident = std::max(1.0, std::floor(kOnChipBytes / (depth * element)));
-  const double streamed = std::min(depth * columns * std::ceil(rows / resident) + rows * depth,
-                                   rows * depth * std::ceil(columns / resident) + depth * columns);
-  const double npu_bytes = runs * (streamed * element + sum * rows * columns);
-  const double macs = runs * (split ? 1.5 : 1) * rows * depth * columns;
-  const double device =
-      std::ceil(runs / plan.cores) * kPerRun +
-      kSlack * std::max(macs / (plan.cores * kMacsPerSecond[int(plan.element)] * kEfficiency),
-                        npu_bytes / kNpuBytesPerSecond);
-
-  const double source = source_bytes(in);
-  const double times_a = double(ceil_div(plan.shape.n, plan.block_columns));
-  const double times_b = b_is_packed ? 0 : double(ceil_div(plan.shape.m, plan.block_rows));
-  // Parts are made from bytes, and their sums become int32, each in a pass of its own.
-  const double packed = nibbles ? 1 + parts * element : (split ? 2 : 1) * element;
-  const double unpacked = nibbles ? parts * sum + 8 : 4 * (split ? 3 : 2);
-  const double host_bytes =
-      batch * ((source + packed) * (m * k * times_a + k * n * times_b) + unpacked * m * n * tiles);
-  const double host = host_bytes / (kPackBytesPerSecond * plan.cores);
-
-  const double cpu_bytes = batch * (source * (m * k + k * n) + source_bytes(out) * m * n);
-  return {.cpu_seconds = std::max(plan.shape.flops() / kCpuFlops, cpu_bytes / kCpuBytesPerSecond),
-          .npu_seconds = kPerCall + device + host};
+  const SourceBytes bytes = source_bytes(in, in, out);
+  const double cpu_bytes = batch * (bytes.a * (m * k + k * n) + bytes.out * m * n);
+  return {.cpu_seconds = std::max(plan.shape.flops() / rates.cpu_flops,
+                                  cpu_bytes / rates.cpu_bytes_per_second),
+          .npu_seconds = estimate(plan, b_is_packed, bytes, rates).seconds};
 }
 
 }  // namespace npublas

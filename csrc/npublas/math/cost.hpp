@@ -1,7 +1,20 @@
 // # Predicting
-// How long a product takes on the NPU and on the CPU, in seconds, from published measurements of
-// RK3588 boards. Nothing here was measured by npublas; the constants are the pessimistic end of
-// what is published, because the first rule is never to be slower than NumPy.
+// How long a product takes on the NPU and on the CPU, in seconds. The plan is chosen by this
+// function, and so is where a product runs.
+//
+//   npu = call + max(fill + device + drain, host + wait, traffic)
+//
+//   fill      the first tiles of A and B are packed, by all threads; the first run is submitted
+//   device    the runs of the busiest core: what cutting.hpp says that they compute and stream,
+//             while all cores share the memory, and a little between two runs
+//   drain     the sums of the last runs are unpacked
+//   host      all bytes that are packed and unpacked, at the threads' rate
+//   wait      of the threads for the first sums, when there is nothing left to pack
+//   traffic   all bytes of the NPU and the host, at the memory's rate
+//
+//   A is packed once for each row block if it has slots for all tiles of one, else for each panel
+//   B is packed once if it has slots for all, else for each row block; nothing if it was before
+//   C is read once per K tile, and written once: sums of a tile are added while they are in cache
 #pragma once
 
 #include "npublas/base/dtype.hpp"
@@ -9,19 +22,38 @@
 
 namespace npublas {
 
+/// The parts of a prediction, in seconds and bytes.
+struct Estimate {
+  double seconds = 0;
+  double fill = 0, device = 0, drain = 0, host = 0, wait = 0, traffic = 0;
+  double packed_bytes = 0, unpacked_bytes = 0;  ///< by the host, read and written
+  double streamed_bytes = 0;                    ///< by the NPU
+};
+Estimate estimate(const Plan& plan, bool b_is_packed, const SourceBytes& bytes, const Rates& rates);
+
+/// What no schedule can avoid: every operand read and every packed surface written once, one
+/// surface of sums read and the result written once; and the same surfaces streamed by the NPU.
+struct Compulsory {
+  double host_bytes = 0;
+  double streamed_bytes = 0;
+};
+Compulsory compulsory_bytes(const Plan& plan, bool b_is_packed, const SourceBytes& bytes);
+
+/// Bytes of an element.
+int source_bytes(DType dtype);
+inline SourceBytes source_bytes(DType a, DType b, DType out) {
+  return {.a = source_bytes(a), .b = source_bytes(b), .out = source_bytes(out)};
+}
+
 struct Prediction {
   double cpu_seconds;
   double npu_seconds;
 };
 
-/// The model:
-///   npu = t_system + max(device, host) + min(device, host)            packing and running in turn
-///   device = runs/cores · t_run + slack · max(MACs / (cores · rate · eta), bytes / bandwidth)
-///   bytes  = per run, the streamed operand once per on-chip tile, the resident one, and C
-///   host   = packed and unpacked bytes / (cores · packing rate of a thread)
-///   cpu    = max(2·M·K·N / flops, bytes of A, B, C / bandwidth)
-/// `b_is_packed`: it costs the host nothing.
-Prediction predict(const Plan& plan, DType in, DType out, bool b_is_packed = false);
+/// `b_is_packed`: it costs the host nothing. On the CPU:
+///   cpu = max(2·M·K·N / flops, bytes of A, B, C / bandwidth)
+Prediction predict(const Plan& plan, DType in, DType out, bool b_is_packed = false,
+                   const Rates& rates = pessimistic());
 
 /// True if the product is large enough that the prediction is worth making: below 2·128³ operations
 /// the fixed cost of one run alone exceeds the CPU's time.

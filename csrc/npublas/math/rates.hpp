@@ -4,13 +4,15 @@
 // a machine that was measured has rates of its own.
 //
 //                       first   target  stretch
-//   efficiency of MACs  0.88    0.88    0.88      the best share of the peak that anybody has shown
-//   memory, one core    8.7     10      10        GB/s; M = 1 products of others
-//   memory, all cores   15      24      28        GB/s
+//   efficiency of MACs  0.88    0.95    0.95      the share of the peak
+//   memory, one core    8.7     12.8    12.8      GB/s, reading and writing each
+//   memory, all cores   15      24      28        GB/s, reading and writing together
 //   a run               100     60      30        µs: submission, interrupt, wake-up
-//   a queued run        8.7     3       1.3       µs: the driver starts it from its interrupt
+//   a task or run more  8.7     3       1.3       µs: started by the driver or the NPU itself
 //   a call              150     45      30        µs
 //   host threads        2       8       14        GB/s packed and unpacked, read and written
+//
+// docs/simulator.md settles efficiency and one core's memory against the vendor's own rows.
 #pragma once
 
 #include "npublas/math/layout.hpp"
@@ -21,11 +23,11 @@ struct Rates {
   // The NPU: one core's multiply-accumulates at the peak, by Element (int8, float16, int4), and the
   // share of it that a product reaches whose operands are there.
   double macs_per_second[kElements] = {1.024e12, 0.512e12, 2.048e12};
-  double efficiency = 0.88;
-  double core_bytes_per_second = 10e9;
-  double memory_bytes_per_second = 24e9;  ///< of all its cores
+  double efficiency = 0.95;
+  double core_bytes_per_second = 12.8e9;  ///< of one core, reading, and as much writing
+  double memory_bytes_per_second = 24e9;  ///< of all its cores, reading and writing
   double submit_seconds = 60e-6;          ///< from the call of a run to its first byte, and back
-  double queued_seconds = 3e-6;  ///< between the end of a run and the start of one that waited
+  double queued_seconds = 3e-6;  ///< between a run and one that waited, or two tasks of a run
   double slack = 1;              ///< on the time of a run, where no more is known
   double normal_factor = 1.05;   ///< row-major A and C against native ones, rows of C <= 4 KiB
 
@@ -34,6 +36,11 @@ struct Rates {
   double pack_bytes_per_second = 4e9;      ///< of one thread
   double pack_bytes_per_second_all = 8e9;  ///< of all threads together
   int threads = 4;
+  // What the runtime's calls take a host thread: making a buffer's cache and memory agree, and
+  // giving a buffer to a context.
+  double sync_seconds = 1.1e-6;
+  double sync_bytes_per_second = 10.6e9;
+  double bind_seconds = 5e-6;
   double cpu_flops = 120e9;  ///< of float32 products, all threads
   double cpu_bytes_per_second = 20e9;
 
@@ -58,7 +65,8 @@ constexpr Rates stretch_rates() {
           .cpu_flops = 125e9};
 }
 constexpr Rates first_rates() {
-  return {.core_bytes_per_second = 8.7e9,
+  return {.efficiency = 0.88,
+          .core_bytes_per_second = 8.7e9,
           .memory_bytes_per_second = 15e9,
           .submit_seconds = 100e-6,
           .queued_seconds = 8.7e-6,

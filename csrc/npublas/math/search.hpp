@@ -1,0 +1,37 @@
+// # Searching for a plan
+// The few sensible ways to cut a product, of which the one wins that the cost model predicts to be
+// the fastest:
+//
+//   for each layout of A and C:
+//     for each width of B's tiles:    N in equal parts, a multiple of the cores or not; with packed
+//                                     weights, theirs
+//       for each height of A's tiles: what the chip takes in one task, parts and multiples of it,
+//                                     and M in equal parts of no more
+//         for each number of cores
+//           row blocks and slots: the least that packs every tile once, or what the window has
+#pragma once
+
+#include <vector>
+
+#include "npublas/math/cost.hpp"
+#include "npublas/math/plan.hpp"
+
+namespace npublas {
+
+struct Candidate {
+  Plan plan;
+  Estimate estimate;
+};
+
+/// The best plan of each (layout, width, height) that is legal and fits, the fastest first; at most
+/// `count`. Empty if not even one tile fits.
+std::vector<Candidate> candidates(const PlanQuery& query, const PlanLimits& limits,
+                                  const Rates& rates, std::size_t count);
+
+/// One plan of these tiles: row blocks and slots to suit. Nothing if they are not legal, or don't
+/// fit the window with a single slot each. For those who compare all of them.
+std::optional<Plan> plan_of_tiles(const PlanQuery& query, const PlanLimits& limits, Layout layout,
+                                  std::int64_t rows, std::int64_t depth, std::int64_t columns,
+                                  int cores);
+
+}  // namespace npublas

@@ -1,0 +1,45 @@
+#include "npublas/math/work.hpp"
+
+namespace npublas {
+
+StepWork work_of_step(const Plan& p, const SourceBytes& bytes, const Rates& rates) {
+  const bool split = p.method == Method::float32, nibbles = p.element == Element::int4;
+  const double rows = double(p.tile_rows), depth = double(p.surface_depth());
+  const double columns = double(p.tile_columns);
+  const double element = double(bytes_of(p.element, 2)) / 2;
+  const double sum = double(bytes_of_sum(p.element));
+  const auto run_of = [&](std::int64_t high) {
+    return work_of_run(p.element, p.layout, high, p.surface_depth(), p.tile_columns, rates);
+  };
+
+  StepWork work;
+  work.runs = p.runs_per_step();
+  work.run[0] = run_of(p.surface_rows());
+  if (split && p.layout == Layout::normal) work.run[1] = run_of(p.tile_rows);
+  if (split && p.layout == Layout::native) work.run[1] = work.run[2] = work.run[0];
+
+  const double a_packed = rows * depth * element * (split ? 2 : p.parts);
+  const double b_packed = depth * columns * element * (split ? 2 : 1);
+  const double sums = rows * columns * sum * (split ? 3 : p.parts);
+  work.a_bytes = rows * depth * bytes.a + a_packed;
+  work.b_bytes = depth * columns * bytes.b + b_packed;
+  work.sum_bytes = sums;
+  work.out_bytes = rows * columns * bytes.out;
+  if (nibbles) {  // parts are made from bytes, and their sums become int32, in passes of their own
+    work.a_bytes += 2 * rows * depth;
+    work.sum_bytes += 8 * rows * columns;
+  }
+  const auto sync = [&rates](double size) {
+    return rates.sync_seconds + size / rates.sync_bytes_per_second;
+  };
+  work.a_sync_seconds = sync(a_packed);
+  work.b_sync_seconds = sync(b_packed);
+  work.sum_sync_seconds = sync(sums);
+  for (int i = 0; i < work.runs; ++i) {
+    work.streamed_bytes += work.run[i].bytes;
+    work.device_seconds += seconds_of_run(work.run[i], rates, p.cores) + rates.queued_seconds;
+  }
+  return work;
+}
+
+}  // namespace npublas
