@@ -70,7 +70,9 @@ Estimate estimate(const Plan& p, bool b_is_packed, const SourceBytes& bytes, con
       a_tiles * step.a_sync_seconds + b_tiles * step.b_sync_seconds + steps * step.sum_sync_seconds;
   // A stream's sums are unpacked in their order, by one thread at a time.
   const double unpacking = std::min(rates.pack_bytes_per_second * cores, all);
-  e.host = e.packed_bytes / all + e.unpacked_bytes / unpacking + syncs / threads;
+  const double moving = e.packed_bytes / all + e.unpacked_bytes / unpacking;
+  const double working = (e.packed_bytes + e.unpacked_bytes) / rates.pack_bytes_per_second + syncs;
+  e.host = std::max(moving, working / threads);
 
   // The first tiles: the cores begin with panels of the same rows, if there are so many.
   const double first_b = b_is_packed ? 0 : std::min(cores, panels);
@@ -86,9 +88,12 @@ Estimate estimate(const Plan& p, bool b_is_packed, const SourceBytes& bytes, con
 
   const double to_pack = e.packed_bytes / all;
   e.wait = std::max(0.0, e.fill + step.device_seconds - to_pack) + e.drain / 2;
-  e.traffic = (e.streamed_bytes + e.packed_bytes + e.unpacked_bytes) / rates.dram_bytes_per_second;
-  e.seconds = rates.call_seconds + std::max({e.fill + e.device + e.drain, e.host + e.wait,
-                                             rates.submit_seconds + e.traffic});
+  // While the host moves bytes, the NPU gets what is left of the memory's rate.
+  const double wanted = e.streamed_bytes / e.device;
+  const double left = rates.dram_bytes_per_second - (e.packed_bytes + e.unpacked_bytes) / e.host;
+  if (wanted > left) e.traffic = std::min(e.host, e.device * wanted / left) * (1 - left / wanted);
+  e.seconds =
+      rates.call_seconds + std::max(e.fill + e.device + e.traffic + e.drain, e.host + e.wait);
   return e;
 }
 

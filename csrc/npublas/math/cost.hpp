@@ -2,7 +2,7 @@
 // How long a product takes on the NPU and on the CPU, in seconds. The plan is chosen by this
 // function, and so is where a product runs.
 //
-//   npu = call + max(fill + device + drain, host + wait, traffic)
+//   npu = call + max(fill + device + traffic + drain, host + wait)
 //
 //   fill      the first tiles of A and B are packed, by all threads; the first run is submitted
 //   device    the runs of the busiest core: what cutting.hpp says that they compute and stream,
@@ -10,7 +10,7 @@
 //   drain     the sums of the last runs are unpacked
 //   host      all bytes that are packed and unpacked, at the threads' rate
 //   wait      of the threads for the first sums, when there is nothing left to pack
-//   traffic   all bytes of the NPU and the host, at the memory's rate
+//   traffic   what the device loses while the host moves bytes through the same memory
 //
 //   A is packed once for each row block if it has slots for all tiles of one, else for each panel
 //   B is packed once if it has slots for all, else for each row block; nothing if it was before

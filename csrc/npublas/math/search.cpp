@@ -13,8 +13,8 @@ namespace {
 constexpr std::int64_t kNarrowest = 64;        // splitting N below this costs more than it spreads
 constexpr std::int64_t kWidest = 2048;         // longer rows of C are written slowly
 constexpr std::int64_t kDeepestNormal = 8192;  // beyond, B is streamed for every row
-// More are tried only where a core has little to do.
-constexpr double kSmallDevice = 500e-6;
+// Steps of a core that hold their tiles at a time: those that run, are ready, and are unpacked.
+constexpr std::int64_t kStepsAhead = 8;
 
 /// A few different values, in the order in which they came.
 template <int kMost>
@@ -32,7 +32,7 @@ class Choices {
   int size_ = 0;
 };
 using Widths = Choices<10>;
-using Heights = Choices<14>;
+using Heights = Choices<20>;
 
 Element element_of(const PlanQuery& query) {
   return query.method == Method::int4 ? query.way.element : element_of(query.method);
@@ -91,14 +91,10 @@ Heights heights_of(const PlanQuery& query, std::int64_t most, std::int64_t one_t
     heights.add(std::min(even, most));
     if (even > rows && rows >= 16) heights.add(rows / 16 * 16);
   };
-  at_most(one_task);
+  for (const std::int64_t tasks : {1, 2, 4}) at_most(tasks * one_task);
   at_most(one_task / 2);
-  at_most(2 * one_task);
   at_most(ceil_div(m, 3));
-  at_most(128);
-  at_most(512);
-  at_most(4 * one_task);
-  at_most(most);
+  for (std::int64_t rows = most; rows >= 64; rows = rows * 2 / 3) at_most(rows);
   return heights;
 }
 
@@ -117,10 +113,13 @@ bool give_slots(Plan& p, bool b_is_packed, const PlanLimits& limits) {
   // Where B's tiles stay, a block is a tile high, so that the cores share the work evenly. The row
   // blocks that are under way, and the next one, have slots.
   p.block_rows = std::min(p.tile_rows, p.shape.m);
-  const std::int64_t under_way = ceil_div(cores, panels) + 2;
-  p.a_slots = std::min(under_way * depths, all_a);
-  p.b_slots = std::min(
-      (b_is_packed ? 2 * cores : panels + (p.shape.batch > 1 ? cores : 0)) * depths, all_b);
+  const std::int64_t ahead = kStepsAhead * ceil_div(cores, std::min(panels, cores));
+  p.a_slots = std::min(ahead + 2 * depths, all_a);
+  const std::int64_t of_blocks = cores * std::max(kStepsAhead, 2 * depths);
+  p.b_slots = std::min(b_is_packed || p.shape.batch > 1
+                           ? std::max(of_blocks, b_is_packed ? 0 : panels * depths)
+                           : panels * depths,
+                       all_b);
   if (fits(p, limits)) return true;
 
   if (!b_is_packed) {

@@ -1,0 +1,283 @@
+#include "npublas/math/replay.hpp"
+
+#include <algorithm>
+#include <deque>
+#include <limits>
+#include <optional>
+#include <stdexcept>
+
+#include "npublas/math/schedule.hpp"
+#include "npublas/math/work.hpp"
+
+namespace npublas {
+namespace {
+
+constexpr double kNever = std::numeric_limits<double>::infinity();
+// Amounts of a fluid that are as good as nothing: below a byte.
+constexpr double kNothing = 1e-3;
+
+/// Gives everybody what he wants, or the same share of `total` to all who want more than that.
+void share(std::vector<double*>& wants, double total) {
+  std::sort(wants.begin(), wants.end(), [](const double* a, const double* b) { return *a < *b; });
+  for (std::size_t i = 0; i < wants.size(); ++i) {
+    *wants[i] = std::min(*wants[i], total / double(wants.size() - i));
+    total -= *wants[i];
+  }
+}
+
+/// A host thread: first what takes time alone, then what takes bandwidth.
+struct Thread {
+  std::optional<Task> task;
+  double wait = 0;   // seconds
+  double bytes = 0;  // left
+  double rate = 0;   // at present
+};
+
+/// One of the contexts of a core: a step, the runs of which it makes one after the other.
+struct Context {
+  std::optional<Task> task;
+  int run = 0;          // of the step
+  double submit = 0;    // seconds until the core could start it
+  bool queued = false;  // submitted, or about to be, and not over
+};
+
+struct Core {
+  Context contexts[kRunsInFlight];
+  std::deque<int> queue;  // contexts, in the order in which they submitted
+  bool runs = false;      // the first in the queue
+  double gap = 0;         // seconds until the next may start
+  double wait = 0;        // seconds of the run in which it doesn't stream
+  double left = 0;        // of its share of the memory, in bytes
+  double wants = 0;       // bytes a second
+  double rate = 0;
+};
+
+class Replay {
+ public:
+  Replay(const Plan& plan, const ReplayOptions& options, const Rates& rates)
+      : plan_(plan),
+        options_(options),
+        rates_(rates),
+        work_(work_of_step(plan, options.bytes, rates)),
+        schedule_(plan),
+        threads_(std::size_t(std::max(rates.threads, 1))),
+        cores_(std::size_t(plan.cores)) {
+    result_.busy.resize(cores_.size());
+    if (plan.method == Method::float32) choose_runs();
+  }
+
+  Replayed run() {
+    while (true) {
+      give_out();
+      set_rates();
+      const double step = next_event();
+      if (step == kNever) {
+        if (!schedule_.finished()) throw std::logic_error("the schedule came to a halt");
+        break;
+      }
+      advance(step);
+    }
+    result_.seconds = now_ + rates_.call_seconds;
+    return std::move(result_);
+  }
+
+ private:
+  /// Of the float32 method: the runs that low parts make necessary.
+  void choose_runs() {
+    const auto run_of = [&](std::int64_t rows) {
+      return work_of_run(plan_.element, plan_.layout, rows, plan_.surface_depth(),
+                         plan_.tile_columns, rates_);
+    };
+    const bool normal = plan_.layout == Layout::normal;
+    work_.runs = 0;
+    const bool taller = normal && options_.a_has_low;
+    work_.run[work_.runs++] = run_of(taller ? 2 * plan_.tile_rows : plan_.tile_rows);
+    if (!normal && options_.a_has_low) work_.run[work_.runs++] = run_of(plan_.tile_rows);
+    if (options_.b_has_low) work_.run[work_.runs++] = run_of(plan_.tile_rows);
+    const int sums = 1 + (options_.a_has_low ? 1 : 0) + (options_.b_has_low ? 1 : 0);
+    work_.sum_bytes *= sums / 3.0;
+  }
+
+  void give_out() {
+    for (bool more = true; more;) {
+      more = false;
+      for (std::size_t i = 0; i < cores_.size(); ++i)
+        for (int j = 0; j < kRunsInFlight; ++j) {
+          Context& context = cores_[i].contexts[j];
+          if (context.task) continue;
+          context.task = schedule_.take_run(int(i));
+          if (!context.task) continue;
+          context.run = 0;
+          submit(cores_[i], j);
+          more = true;
+        }
+      for (Thread& thread : threads_) {
+        if (thread.task) continue;
+        const auto task = schedule_.take_host_task();
+        if (!task) continue;
+        begin(thread, *task);
+        more = true;
+      }
+    }
+  }
+
+  void submit(Core& core, int index) {
+    Context& context = core.contexts[index];
+    context.submit = rates_.submit_seconds + 3 * rates_.bind_seconds;
+    context.queued = true;
+    core.queue.push_back(index);
+    ++result_.runs;
+  }
+
+  void begin(Thread& thread, const Task& task) {
+    const Step& step = task.step;
+    const double rows = double(step.rows) / double(plan_.tile_rows);
+    const double columns = double(step.columns) / double(plan_.tile_columns);
+    const double depth = double(step.depth) / double(plan_.tile_depth);
+    thread.task = task;
+    switch (task.kind) {
+      case Task::Kind::pack_a:
+        thread.bytes = work_.a_bytes * rows * depth;
+        thread.wait = work_.a_sync_seconds;
+        result_.packed_bytes += thread.bytes;
+        ++result_.packed_a;
+        break;
+      case Task::Kind::pack_b:
+        thread.bytes = work_.b_bytes * columns * depth;
+        thread.wait = work_.b_sync_seconds;
+        if (options_.b_is_packed) {
+          thread.bytes = options_.b_is_resident ? 0 : 2 * double(plan_.b_slot_bytes());
+          if (options_.b_is_resident) thread.wait = 0;
+        }
+        result_.packed_bytes += thread.bytes;
+        if (thread.bytes > 0) ++result_.packed_b;
+        break;
+      case Task::Kind::run:
+        break;
+      case Task::Kind::unpack:
+        thread.bytes = work_.sum_bytes * rows * columns;
+        if (step.last_k) thread.bytes += work_.out_bytes * rows * columns;
+        thread.wait = work_.sum_sync_seconds;
+        result_.unpacked_bytes += thread.bytes;
+        break;
+    }
+  }
+
+  const RunWork& run_of(const Core& core) const {
+    return work_.run[core.contexts[core.queue.front()].run];
+  }
+
+  /// Starts what can start, and shares the memory among all that use it now.
+  void set_rates() {
+    for (Core& core : cores_) {
+      if (core.runs || core.queue.empty() || core.gap > 0) continue;
+      if (core.contexts[core.queue.front()].submit > 0) continue;
+      const RunWork& work = run_of(core);
+      core.runs = true;
+      core.wait = work.gaps;
+      core.left = work.share;
+      core.wants = work.share / work.alone;
+      result_.streamed_bytes += work.bytes;
+    }
+    std::vector<double*> npu, all, host;
+    for (Core& core : cores_) {
+      if (!core.runs || core.wait > 0) continue;
+      core.rate = core.wants;
+      npu.push_back(&core.rate);
+    }
+    share(npu, rates_.memory_bytes_per_second);
+    for (Thread& thread : threads_) {
+      if (!thread.task || thread.wait > 0) continue;
+      thread.rate = rates_.pack_bytes_per_second;
+      host.push_back(&thread.rate);
+    }
+    share(host, rates_.pack_bytes_per_second_all);
+    all = npu;
+    all.insert(all.end(), host.begin(), host.end());
+    share(all, rates_.dram_bytes_per_second);
+  }
+
+  double next_event() const {
+    double next = kNever;
+    for (const Core& core : cores_) {
+      if (core.gap > 0) next = std::min(next, core.gap);
+      for (const Context& context : core.contexts)
+        if (context.queued && context.submit > 0) next = std::min(next, context.submit);
+      if (core.runs) next = std::min(next, core.wait > 0 ? core.wait : core.left / core.rate);
+    }
+    for (const Thread& thread : threads_) {
+      if (!thread.task) continue;
+      next = std::min(next, thread.wait > 0 ? thread.wait : thread.bytes / thread.rate);
+    }
+    return next;
+  }
+
+  void advance(double seconds) {
+    now_ += seconds;
+    const auto pass = [seconds](double& left) {
+      left = left > seconds * (1 + 1e-12) ? left - seconds : 0;
+    };
+    for (std::size_t i = 0; i < cores_.size(); ++i) {
+      Core& core = cores_[i];
+      for (Context& context : core.contexts)
+        if (context.queued) pass(context.submit);
+      pass(core.gap);
+      if (!core.runs) continue;
+      result_.busy[i] += seconds;
+      if (core.wait > 0) {
+        pass(core.wait);
+        continue;
+      }
+      core.left -= core.rate * seconds;
+      if (core.left <= kNothing) end_run(core);
+    }
+    for (Thread& thread : threads_) {
+      if (!thread.task) continue;
+      result_.host_seconds += seconds;
+      if (thread.wait > 0) {
+        pass(thread.wait);
+        if (thread.wait > 0 || thread.bytes > 0) continue;
+      } else {
+        thread.bytes -= thread.rate * seconds;
+      }
+      if (thread.bytes > kNothing) continue;
+      const Task task = *thread.task;
+      thread = {};
+      schedule_.done(task);
+    }
+  }
+
+  void end_run(Core& core) {
+    core.runs = false;
+    core.gap = rates_.queued_seconds;
+    const int index = core.queue.front();
+    core.queue.pop_front();
+    Context& context = core.contexts[index];
+    context.queued = false;
+    if (++context.run < work_.runs) {
+      submit(core, index);
+      return;
+    }
+    const Task task = *context.task;
+    context = {};
+    schedule_.done(task);
+  }
+
+  const Plan plan_;
+  const ReplayOptions options_;
+  const Rates rates_;
+  StepWork work_;
+  Schedule schedule_;
+  std::vector<Thread> threads_;
+  std::vector<Core> cores_;
+  double now_ = 0;
+  Replayed result_;
+};
+
+}  // namespace
+
+Replayed replay(const Plan& plan, const ReplayOptions& options, const Rates& rates) {
+  return Replay(plan, options, rates).run();
+}
+
+}  // namespace npublas
