@@ -54,16 +54,18 @@ std::optional<std::size_t> Schedule::find(const std::vector<Slot>& slots, const 
   return std::nullopt;
 }
 
-/// True if a stream's present block, or its next one, needs the tile.
+/// True if the present block of a stream needs the tile, or one of those that are taken next.
 bool Schedule::is_needed_soon(const Tile& tile, bool is_b) const {
-  const auto needs = [&](const std::optional<Block>& block) {
-    if (!block || block->batch != tile.batch) return false;
-    if (is_b) return block->column == tile.at;
-    return tile.at >= block->row && tile.at < block->row + block->rows;
+  const auto needs = [&](const Block& block) {
+    if (block.batch != tile.batch) return false;
+    if (is_b) return block.column == tile.at;
+    return tile.at >= block.row && tile.at < block.row + block.rows;
   };
-  return std::any_of(streams_.begin(), streams_.end(), [&](const Stream& stream) {
-    return needs(stream.block) || needs(stream.next);
-  });
+  for (const Stream& stream : streams_)
+    if (stream.block && needs(*stream.block)) return true;
+  for (std::int64_t i = next_block_; i < std::min(next_block_ + plan_.cores, blocks_); ++i)
+    if (needs(plan_.block(i))) return true;
+  return false;
 }
 
 /// The slot whose content is missed least; nothing if all are claimed, or, `gently`, needed soon.
@@ -90,10 +92,9 @@ std::optional<std::size_t> Schedule::make_room(const std::vector<Slot>& slots, b
 bool Schedule::claim(Stream& stream) {
   if (stream.pending.size() == kClaims) return false;
   if (!stream.block) {
-    stream.block = stream.next ? stream.next : take_block();
+    stream.block = take_block();
     if (!stream.block) return false;
-    stream.next = take_block();
-    stream.m = stream.k = stream.ahead = 0;
+    stream.m = stream.k = 0;
   }
   const Block& block = *stream.block;
   const Tile a{block.batch, block.row + stream.m, stream.k};
@@ -185,29 +186,25 @@ std::optional<Task> Schedule::pack(int stream, const Step& step) {
   return std::nullopt;
 }
 
-/// A tile of B for the block that a stream does next.
+/// A tile of B for one of the blocks that are taken next. They are nobody's yet: a block goes to
+/// the core that comes first.
 std::optional<Task> Schedule::pack_ahead() {
-  for (std::size_t i = 0; i < streams_.size(); ++i) {
-    Stream& stream = streams_[i];
-    while (stream.next && stream.block && stream.ahead < plan_.shape.k) {
-      const Block& next = *stream.next;
-      const Tile tile{next.batch, next.column, stream.ahead};
-      if (find(b_, tile)) {
-        stream.ahead += plan_.tile_depth;
-        continue;
-      }
+  for (std::int64_t i = next_block_; i < std::min(next_block_ + plan_.cores, blocks_); ++i) {
+    const Block block = plan_.block(i);
+    for (std::int64_t k = 0; k < plan_.shape.k; k += plan_.tile_depth) {
+      const Tile tile{block.batch, block.column, k};
+      if (find(b_, tile)) continue;
       const auto slot = make_room(b_, true, true);
-      if (!slot) break;
+      if (!slot) return std::nullopt;
       b_[*slot] = {.tile = tile, .state = Slot::State::packing, .used = ++clock_};
       ++packing_;
-      const Step step{.batch = next.batch,
-                      .column = next.column,
-                      .columns = next.columns,
-                      .k = stream.ahead,
-                      .depth = std::min(plan_.tile_depth, plan_.shape.k - stream.ahead),
+      const Step step{.batch = block.batch,
+                      .column = block.column,
+                      .columns = block.columns,
+                      .k = k,
+                      .depth = std::min(plan_.tile_depth, plan_.shape.k - k),
                       .b_slot = std::int64_t(*slot)};
-      stream.ahead += plan_.tile_depth;
-      return Task{Task::Kind::pack_b, int(i), step};
+      return Task{Task::Kind::pack_b, 0, step};
     }
   }
   return std::nullopt;

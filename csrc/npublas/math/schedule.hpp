@@ -90,9 +90,8 @@ class Schedule {
     std::uint64_t used = 0;
   };
   struct Stream {
-    std::optional<Block> block, next;
+    std::optional<Block> block;
     std::int64_t m = 0, k = 0;    // of the next step to be claimed, within the block
-    std::int64_t ahead = 0;       // K tiles of `next` that were asked for
     std::deque<Pending> pending;  // claimed and not yet unpacked, in order
     int running = 0;
     std::array<bool, kSumSlots> sums_in_use{};
