@@ -111,13 +111,14 @@ std::int64_t round_rows(std::int64_t rows) {
 }
 
 std::int64_t columns_of_weights(std::int64_t batch, std::int64_t n, Method method) {
-  constexpr std::int64_t kMost = 1024, kNarrowest = 128;
+  // The same for each core, so that one row of A keeps all of them busy; but what is narrow makes
+  // the chip read A once more for each panel, and rows of C beyond 4 KiB are written slowly.
+  constexpr std::int64_t kMost = 1408, kNarrow = 448, kOne = 512;
   constexpr std::int64_t cores = PlanLimits{}.cores;
-  const std::int64_t step = column_step(element_of(method));
   const std::int64_t wanted = ceil_div(cores, batch);
-  const std::int64_t across = std::clamp<std::int64_t>(n / kNarrowest, 1, wanted);
-  const std::int64_t parts = std::max(across, round_up(ceil_div(n, kMost), across));
-  return round_up(ceil_div(n, parts), step);
+  const std::int64_t parts =
+      n >= wanted * kNarrow ? round_up(ceil_div(n, kMost), wanted) : ceil_div(n, kOne);
+  return round_up(ceil_div(n, parts), column_step(element_of(method)));
 }
 
 }  // namespace npublas
