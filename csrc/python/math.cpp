@@ -10,6 +10,7 @@
 
 #include "bindings.hpp"
 #include "names.hpp"
+#include "npublas/base/cpu_features.hpp"
 #include "npublas/math/check.hpp"
 #include "npublas/math/finish.hpp"
 #include "npublas/math/method.hpp"
@@ -123,6 +124,21 @@ py::dict as_dict(const Unpacked& unpacked) {
   return seen;
 }
 
+void register_instructions(py::module_& module) {
+  module.def("instruction_sets", [] {
+    py::list names;
+    for (const Isa isa : kAllIsas)
+      if (has(isa)) names.append(name_of(isa));
+    return names;
+  });
+  module.def("instruction_set", [] { return name_of(isa_in_use()); });
+  module.def("use_instruction_set", [](const std::string& name) {
+    for (const Isa isa : kAllIsas)
+      if (name == name_of(isa)) return use_isa(isa);
+    throw py::value_error("no instruction set " + name);
+  });
+}
+
 void register_packing(py::module_& module) {
   PYBIND11_NUMPY_DTYPE(LaneLoss, largest, total, size, top, large);
   module.def("pack", &pack, py::arg("matrix"), py::arg("coding"), py::kw_only(), py::arg("is_a"),
@@ -215,6 +231,7 @@ void register_finishing(py::module_& module) {
 }  // namespace
 
 void register_math(py::module_& module) {
+  register_instructions(module);
   register_packing(module);
   register_unpacking(module);
   register_finishing(module);

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "npublas/base/half.hpp"
+#include "npublas/math/pack.hpp"
 
 namespace npublas {
 namespace {
@@ -13,15 +15,8 @@ namespace {
 constexpr std::uint32_t kMagnitude = 0x7fffffffu;
 constexpr std::uint32_t kInfinity = 0x7f800000u;
 constexpr std::uint32_t kSmallestNormalHalf = 0x38800000u;  // 2^-14 as a float
-// Float sums are taken in as many parts, so that they are vectorised without being reordered, and
-// err by width/16 roundings of 2^-24 at most: for a tile, far below what `round_up_sum` adds.
+// Float sums are taken in as many parts, so that they are vectorised without being reordered.
 constexpr std::int64_t kSums = 16;
-
-float round_up_sum(const float* parts) {
-  float sum = 0;
-  for (std::int64_t i = 0; i < kSums; ++i) sum += parts[i];
-  return sum * (1 + 0x1p-10f);
-}
 
 /// Signed comparisons are what SSE2 has, and magnitudes fit them.
 std::uint32_t mask_if_at_least(std::uint32_t magnitude, std::uint32_t bound) {
@@ -29,6 +24,12 @@ std::uint32_t mask_if_at_least(std::uint32_t magnitude, std::uint32_t bound) {
 }
 
 }  // namespace
+
+float round_up_sum(const float* parts) {
+  float sum = 0;
+  for (std::int64_t i = 0; i < kSums; ++i) sum += parts[i];
+  return sum * (1 + 0x1p-10f);
+}
 
 std::uint32_t largest_magnitude(const float* values, std::int64_t width) {
   std::int32_t largest = 0;
@@ -42,32 +43,25 @@ int exponent_for(std::uint32_t magnitude, int target) {
   return target - std::ilogb(std::bit_cast<float>(magnitude));
 }
 
-void scale_lane(float* values, std::int64_t width, int exponent) {
-  // Two factors, because 2^163 is no float32; the second is 1 unless the first only scales up.
-  const int first = std::min(exponent, 127);
-  const float s = std::ldexp(1.0f, first), t = std::ldexp(1.0f, exponent - first);
-  for (std::int64_t d = 0; d < width; ++d) values[d] = values[d] * s * t;
+void scale_lane(float* values, std::int64_t width, float first, float second) {
+  for (std::int64_t d = 0; d < width; ++d) values[d] = values[d] * first * second;
 }
 
-std::int64_t count_vanishing(const float* values, std::int64_t width, int exponent) {
+std::int64_t count_vanishing(const void* from, std::int64_t size, int exponent) {
   if (exponent >= 0) return 0;  // what was subnormal stays exact, and gets larger
   const auto limit = std::bit_cast<std::int32_t>(std::ldexp(1.0f, -126 - exponent));
   std::uint32_t count = 0;
-  for (std::int64_t d = 0; d < width; ++d) {
-    const auto magnitude = std::int32_t(std::bit_cast<std::uint32_t>(values[d]) & kMagnitude);
+  for (std::int64_t d = 0; d < size; ++d) {
+    std::uint32_t bits;
+    std::memcpy(&bits, static_cast<const char*>(from) + 4 * d, sizeof bits);
+    const auto magnitude = std::int32_t(bits & kMagnitude);
     count -= mask_if(magnitude != 0) & mask_if(magnitude < limit);
   }
   return count;
 }
 
-bool halve_lane(const float* values, std::int64_t width, std::uint16_t* halves) {
+void halve_lane(const float* values, std::int64_t width, std::uint16_t* halves) {
   for (std::int64_t d = 0; d < width; ++d) halves[d] = float_to_half(values[d]);
-  std::uint16_t subnormal = 0;
-  for (std::int64_t d = 0; d < width; ++d) {
-    const std::uint16_t magnitude = halves[d] & 0x7fffu;
-    subnormal |= std::uint16_t(std::uint16_t(magnitude - 1u) < 0x03ffu);
-  }
-  return subnormal != 0;
 }
 
 namespace {
@@ -87,8 +81,8 @@ std::uint16_t exact_half(std::uint32_t bits) {
 
 }  // namespace
 
-bool split_lane(const float* values, std::int64_t width, std::uint16_t* high, std::uint16_t* low,
-                float* losses, LaneLoss& loss) {
+void split_lane(const float* values, std::int64_t width, std::uint16_t* high, std::uint16_t* low,
+                float* losses, SplitNote& note) {
   std::uint32_t any_low = 0;
   for (std::int64_t d = 0; d < width; ++d) {
     const std::uint32_t bits = std::bit_cast<std::uint32_t>(values[d]);
@@ -109,16 +103,15 @@ bool split_lane(const float* values, std::int64_t width, std::uint16_t* high, st
   for (std::int64_t d = 0; d < width; ++d)
     large -= mask_if_at_least(std::bit_cast<std::uint32_t>(values[d]) & kMagnitude,
                               std::bit_cast<std::uint32_t>(kLarge));
-  float sizes[kSums] = {}, totals[kSums] = {};
+  std::fill_n(note.sizes, kSums, 0.0f);
+  std::fill_n(note.totals, kSums, 0.0f);
   for (std::int64_t d = 0; d < width; d += kSums)
-    for (std::int64_t i = 0; i < kSums; ++i) sizes[i] += std::fabs(values[d + i]);
+    for (std::int64_t i = 0; i < kSums; ++i) note.sizes[i] += std::fabs(values[d + i]);
   for (std::int64_t d = 0; d < width; d += kSums)
-    for (std::int64_t i = 0; i < kSums; ++i) totals[i] += losses[d + i];
-  loss.largest = std::bit_cast<float>(largest_magnitude(losses, width));
-  loss.total = round_up_sum(totals);
-  loss.size = round_up_sum(sizes);
-  loss.large = std::int32_t(large);
-  return any_low != 0;
+    for (std::int64_t i = 0; i < kSums; ++i) note.totals[i] += losses[d + i];
+  note.largest = std::bit_cast<float>(largest_magnitude(losses, width));
+  note.large = std::int32_t(large);
+  note.any_low = any_low != 0;
 }
 
 float scale_for(std::uint32_t largest, int limit) {

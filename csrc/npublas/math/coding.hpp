@@ -1,11 +1,12 @@
 // # Coding
-// What becomes of the floats of one lane; pack.hpp has the formulas. The loops are free of branches
-// and of calls, so that g++ 12 vectorises them for every x86-64 and aarch64.
+// What becomes of the floats of one lane; pack.hpp has the formulas. This is what the packers of
+// all instruction sets are held to (packers.hpp). The loops are free of branches and of calls, so
+// that g++ 12 vectorises them for every x86-64 and aarch64.
 #pragma once
 
 #include <cstdint>
 
-#include "npublas/math/pack.hpp"
+#include "npublas/math/packers.hpp"
 
 namespace npublas {
 
@@ -17,22 +18,25 @@ std::uint32_t largest_magnitude(const float* values, std::int64_t width);
 /// zero, infinity and NaN.
 int exponent_for(std::uint32_t magnitude, int target);
 
-/// Multiplies by 2^exponent, which rounds only where the product is a subnormal float32.
-void scale_lane(float* values, std::int64_t width, int exponent);
+/// Multiplies by first and then by second.
+void scale_lane(float* values, std::int64_t width, float first, float second);
 
-/// How many magnitudes aren't zero, and below the normal floats once they are multiplied by
-/// 2^exponent: `scale_lane` rounds them, or makes zeros of them.
-std::int64_t count_vanishing(const float* values, std::int64_t width, int exponent);
+/// How many of `size` floats, which need not be aligned, aren't zero, and are below the normal
+/// floats once they are multiplied by 2^exponent: scaling rounds them, or makes zeros of them.
+std::int64_t count_vanishing(const void* from, std::int64_t size, int exponent);
 
-/// Rounds to float16. True if an element is subnormal then.
-bool halve_lane(const float* values, std::int64_t width, std::uint16_t* halves);
+/// Rounds to float16.
+void halve_lane(const float* values, std::int64_t width, std::uint16_t* halves);
 
 /// high = half(x), low = half((x - high)·2^12), where `half` rounds to 11 significant bits, ties to
 /// even, and gives 0 instead of what is below 2^-14 then. All |x| < 2^15, `width` a multiple of 16.
-/// `top` of the result is left to the caller; `losses` may be changed to anything. True if a low
-/// part is not zero.
-bool split_lane(const float* values, std::int64_t width, std::uint16_t* high, std::uint16_t* low,
-                float* losses, LaneLoss& loss);
+/// `losses` is scratch.
+void split_lane(const float* values, std::int64_t width, std::uint16_t* high, std::uint16_t* low,
+                float* losses, SplitNote& note);
+
+/// The sum of the 16 sums that a lane is noted in, rounded up. They err by width/16 roundings of
+/// 2^-24 at most: for a tile, far below what is added.
+float round_up_sum(const float* parts);
 
 /// The scale with which `quantize_lane` brings magnitudes up to `largest` (as bits) to ±limit:
 /// their quotient in float32, but never 0; 1 for zero, infinity and NaN.

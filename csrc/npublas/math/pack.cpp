@@ -1,16 +1,17 @@
 #include "npublas/math/pack.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
-#include <numeric>
 #include <string>
-#include <vector>
 
 #include "npublas/base/error.hpp"
 #include "npublas/base/half.hpp"
+#include "npublas/base/integers.hpp"
 #include "npublas/math/coding.hpp"
-#include "npublas/math/gather.hpp"
+#include "npublas/math/lane_source.hpp"
+#include "npublas/math/packers.hpp"
 
 namespace npublas {
 namespace {
@@ -21,164 +22,303 @@ namespace {
 constexpr int kTarget = 14;
 constexpr int kTargetOfHalf = 15;
 
+constexpr std::int64_t kLine = 64;
+// So many lanes of A are coded before they are written: lines that are neighbours on the surface,
+// while the lanes of a row-major source stay in the L1 cache.
+constexpr std::int64_t kLanesOfA = 16;
+constexpr std::int64_t kMostLanes = 32;  // of a block of B
+// Surfaces larger than this are written past the cache. The CPU doesn't read them again, and the
+// runtime's sync would only have to flush them.
+constexpr std::int64_t kStreamed = 64 * 1024;
+
 constexpr Element element_of(Coding coding) {
   return coding == Coding::half || coding == Coding::split ? Element::float16 : Element::int8;
 }
 
-/// Where the 16-byte or 32-element pieces of a lane go: A and B differ only in this.
+/// Lanes that are written together, each contiguous.
+using Group = std::array<const std::byte*, kMostLanes>;
+
+/// Where the pieces of lanes go, and how.
 struct Surface {
   Element element;
   bool is_a;
   Layout layout;
   std::int64_t lanes, depth;
+  bool streams;
 
-  std::int64_t piece() const { return is_a ? layout::a_depth(element) : layout::kBDepth; }
-  std::size_t at(std::int64_t lane, std::int64_t d) const {
-    return is_a ? layout::a_at(layout, element, lane, d, lanes, depth)
-                : layout::b_at(element, d, lane, depth);
+  std::int64_t bytes(std::int64_t elements) const {
+    return std::int64_t(bytes_of(element, std::size_t(elements)));
+  }
+  std::int64_t lanes_together() const { return is_a ? kLanesOfA : layout::b_columns(element); }
+
+  std::int64_t at(std::int64_t lane, std::int64_t d) const {
+    return bytes(std::int64_t(is_a ? layout::a_at(layout, element, lane, d, lanes, depth)
+                                   : layout::b_at(element, d, lane, depth)));
+  }
+
+  /// Writes `width` elements, a multiple of 32, of `count` lanes from `first` on, at depth `d`.
+  void put(const Packers& packers, const Group& group, std::int64_t first, std::int64_t count,
+           std::int64_t d, std::int64_t width, std::uint8_t turned, std::byte* to) const {
+    if (width == 0 || count == 0) return;
+    std::byte* const out = to + at(first, d);
+    if (layout == Layout::normal) {
+      const std::int64_t lines = bytes(width) / kLine, rest = bytes(width) % kLine / 32;
+      for (std::int64_t i = 0; i < count; ++i) {
+        std::byte* const row = out + i * bytes(depth);
+        packers.scatter_64(&group[std::size_t(i)], 1, lines, row, kLine, turned,
+                           may_stream(row, kLine));
+        const std::byte* const last = group[std::size_t(i)] + lines * kLine;
+        packers.scatter_32(&last, 1, rest, row + lines * kLine, kLine, turned, false);
+      }
+      return;
+    }
+    const std::int64_t piece = is_a ? 16 : bytes(layout::kBDepth);
+    const std::int64_t stride = is_a ? 16 * lanes : layout::b_columns(element) * piece;
+    const auto scatter = piece == 16   ? packers.scatter_16
+                         : piece == 32 ? packers.scatter_32
+                                       : packers.scatter_64;
+    scatter(group.data(), count, bytes(width) / piece, out, stride, turned,
+            may_stream(out, stride));
+  }
+
+ private:
+  bool may_stream(const std::byte* to, std::int64_t stride) const {
+    return streams && reinterpret_cast<std::uintptr_t>(to) % kLine == 0 && stride % kLine == 0;
   }
 };
 
-/// Writes a lane of `width` values, a multiple of the pieces, and zeros below them.
-template <typename T>
-void scatter_lane(const Surface& surface, std::int64_t lane, const T* values, std::int64_t width,
-                  void* to) {
-  const std::int64_t piece = surface.piece();
-  for (std::int64_t d = 0; d < surface.depth; d += piece) {
-    T* const out = static_cast<T*>(to) + surface.at(lane, d);
-    if (d < width)
-      std::copy_n(values + d, piece, out);
-    else
-      std::fill_n(out, piece, T(0));
+/// One tile on its way: its lanes in groups, coded and written.
+class Tile {
+ public:
+  Tile(const Lanes& source, const Surface& surface, const LaneNotes& notes)
+      : source_(source),
+        surface_(surface),
+        notes_(notes),
+        packers_(packers_in_use()),
+        width_(round_up(source.depth, kDepthStep)) {
+    thread_local Scratch coded, zeros;
+    pitch_ = surface.bytes(width_) + kLine;
+    coded_ = coded.at_least(2 * kMostLanes * pitch_);
+    zeros_ = zeros.at_least(surface.bytes(surface.depth));
   }
+
+  Packed bytes(Coding coding, std::byte* to);
+  Packed halves(std::byte* to);  // of float16
+  Packed rounded(std::byte* to);
+  Packed split(std::byte* high, std::byte* low);
+  Packed quantized(const Packing& packing, std::byte* to);
+
+ private:
+  /// Calls `code(lane, from, i)` for the lanes of each group, the i-th of it being made of `from`,
+  /// and then `write(first, count)`, which may have lanes of padding.
+  template <typename Code, typename Write>
+  void for_each_group(LaneSource::As as, Code code, Write write);
+  /// Calls `code(lane, from, largest, i)` for lanes of float32 and their largest magnitude, which
+  /// fills `coded(i)`, and `coded_low(i)` if there is `low`. Writes these.
+  template <typename Code>
+  void for_each_float_lane(std::byte* to, std::byte* low, Code code);
+
+  /// Writes a group and the padding below it.
+  void write(const Group& group, std::int64_t first, std::int64_t count, std::byte* to) {
+    surface_.put(packers_, group, first, count, 0, width_, 0, to);
+    clear_below(first, count, to);
+  }
+  void clear_below(std::int64_t first, std::int64_t count, std::byte* to) {
+    Group none;
+    none.fill(zeros_);
+    surface_.put(packers_, none, first, count, width_, surface_.depth - width_, 0, to);
+  }
+
+  // Where the i-th lane of a group is coded.
+  template <typename T = std::byte>
+  T* coded(std::int64_t i) {
+    return reinterpret_cast<T*>(coded_ + i * pitch_);
+  }
+  std::uint16_t* coded_low(std::int64_t i) { return coded<std::uint16_t>(kMostLanes + i); }
+
+  void note_scale(std::int64_t lane, double scale) {
+    if (notes_.scales) notes_.scales[lane] = scale;
+  }
+
+  /// NaN and infinity go the portable way: what becomes of them isn't used, but is the same bits.
+  const Packers& packers_for(std::uint32_t largest) const {
+    return std::isfinite(std::bit_cast<float>(largest)) ? packers_ : kPortablePackers;
+  }
+
+  const Lanes& source_;
+  const Surface& surface_;
+  const LaneNotes& notes_;
+  const Packers& packers_;
+  const std::int64_t width_;  // of a coded lane
+  std::int64_t pitch_;
+  std::byte* coded_;
+  const std::byte* zeros_;
+  Packed packed_;
+};
+
+template <typename Code, typename Write>
+void Tile::for_each_group(LaneSource::As as, Code code, Write write) {
+  const std::int64_t together = surface_.lanes_together();
+  LaneSource lanes(source_, as, together, packers_);
+  for (std::int64_t first = 0; first < surface_.lanes; first += together) {
+    const std::int64_t count = std::min(together, surface_.lanes - first);
+    const std::int64_t real = std::clamp<std::int64_t>(source_.lanes - first, 0, count);
+    if (real > 0 && first % lanes.together() == 0)
+      lanes.gather(first, std::min(lanes.together(), source_.lanes - first));
+    for (std::int64_t i = 0; i < real; ++i) code(first + i, lanes.lane(first + i), i);
+    write(first, count);
+  }
+  if (surface_.streams) packers_.fence();
 }
 
-template <typename T>
-void clear_lanes(const Surface& surface, std::int64_t first, void* to) {
-  for (std::int64_t lane = first; lane < surface.lanes; ++lane)
-    scatter_lane<T>(surface, lane, nullptr, 0, to);
+template <typename Code>
+void Tile::for_each_float_lane(std::byte* to, std::byte* low, Code code) {
+  const auto code_lane = [&](std::int64_t lane, const std::byte* from, std::int64_t i) {
+    const std::uint32_t largest = packers_.largest_float(from, source_.depth);
+    packed_.finite &= std::isfinite(std::bit_cast<float>(largest));
+    code(lane, from, largest, i);
+  };
+  for_each_group(LaneSource::As::float32, code_lane, [&](std::int64_t first, std::int64_t count) {
+    Group high_parts, low_parts;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const bool real = first + i < source_.lanes;
+      high_parts[std::size_t(i)] = real ? coded(i) : zeros_;
+      low_parts[std::size_t(i)] = real ? reinterpret_cast<std::byte*>(coded_low(i)) : zeros_;
+    }
+    write(high_parts, first, count, to);
+    if (low) write(low_parts, first, count, low);
+  });
 }
 
-Packed pack_bytes(const Lanes& source, Coding coding, const Surface& surface, void* to,
-                  const LaneNotes& notes) {
+/// What a power of two is multiplied with as: two factors, because 2^163 is no float32. The second
+/// is 1 unless the first only scales up.
+struct Factors {
+  explicit Factors(int exponent)
+      : first(std::ldexp(1.0f, std::min(exponent, 127))),
+        second(std::ldexp(1.0f, exponent - std::min(exponent, 127))) {}
+  float first, second;
+};
+
+Packed Tile::rounded(std::byte* to) {
+  for_each_float_lane(
+      to, nullptr,
+      [&](std::int64_t lane, const std::byte* from, std::uint32_t largest, std::int64_t i) {
+        const int exponent = exponent_for(largest, kTarget);
+        const Factors factors(exponent);
+        packers_for(largest).halve(from, source_.depth, factors.first, factors.second,
+                                   coded<std::uint16_t>(i));
+        packed_.zero &= largest == 0;
+        note_scale(lane, std::ldexp(1.0, -exponent));
+      });
+  return packed_;
+}
+
+Packed Tile::halves(std::byte* to) {
+  Group group;
+  const auto code = [&](std::int64_t lane, const std::byte* from, std::int64_t i) {
+    const HalfRange range = packers_.range_of_halves(from, source_.depth);
+    const float largest = half_to_float(range.largest);
+    packed_.finite &= std::isfinite(largest);
+    packed_.zero &= range.largest == 0;
+    const int exponent = exponent_for(std::bit_cast<std::uint32_t>(largest), kTargetOfHalf);
+    const float power = std::ldexp(1.0f, exponent);
+    if (range.largest != 0 && half_to_float(range.smallest_less_one + 1u) * power < 0x1p-14f)
+      packed_.subnormal = true;
+    note_scale(lane, std::ldexp(1.0, -exponent));
+    if (exponent == 0 && source_.depth == width_ && std::isfinite(largest)) {
+      group[std::size_t(i)] = from;
+      return;
+    }
+    packers_for(std::bit_cast<std::uint32_t>(largest))
+        .scale_halves(from, source_.depth, power, coded<std::uint16_t>(i));
+    group[std::size_t(i)] = coded(i);
+  };
+  for_each_group(LaneSource::As::as_it_is, code, [&](std::int64_t first, std::int64_t count) {
+    for (std::int64_t i = std::max<std::int64_t>(source_.lanes - first, 0); i < count; ++i)
+      group[std::size_t(i)] = zeros_;
+    write(group, first, count, to);
+  });
+  return packed_;
+}
+
+Packed Tile::split(std::byte* high, std::byte* low) {
+  for_each_float_lane(
+      high, low,
+      [&](std::int64_t lane, const std::byte* from, std::uint32_t largest, std::int64_t i) {
+        const int exponent = exponent_for(largest, kTarget);
+        const Factors factors(exponent);
+        LaneLoss loss;
+        if (std::isfinite(std::bit_cast<float>(largest))) {
+          SplitNote note;
+          packers_.split(from, source_.depth, factors.first, factors.second,
+                         coded<std::uint16_t>(i), coded_low(i), note);
+          if (note.any_low) packed_.low_zero = false;
+          loss = {.largest = note.largest,
+                  .total = round_up_sum(note.totals),
+                  .size = round_up_sum(note.sizes),
+                  .top = std::ldexp(std::bit_cast<float>(largest), exponent),
+                  .large = note.large};
+          // What scaling made zero of, or rounded, before it was split.
+          const std::int64_t vanishing = count_vanishing(from, source_.depth, exponent);
+          if (vanishing > 0) {
+            loss.largest = std::max(loss.largest, 0x1p-126f);
+            loss.total += float(vanishing) * 0x1p-126f;
+          }
+        } else {  // is not going to be used, but NaN must not look like a number
+          kPortablePackers.halve(from, source_.depth, 1, 1, coded<std::uint16_t>(i));
+          std::fill_n(coded_low(i), width_, std::uint16_t(0));
+        }
+        packed_.zero &= largest == 0;
+        note_scale(lane, std::ldexp(1.0, -exponent));
+        if (notes_.losses) notes_.losses[lane] = loss;
+      });
+  return packed_;
+}
+
+Packed Tile::quantized(const Packing& packing, std::byte* to) {
+  std::uint8_t any = 0;
+  for_each_float_lane(
+      to, nullptr,
+      [&](std::int64_t lane, const std::byte* from, std::uint32_t largest, std::int64_t i) {
+        const float scale = packing.scale > 0 ? packing.scale : scale_for(largest, packing.limit);
+        any |= packers_for(largest).quantize(from, source_.depth, scale, packing.limit,
+                                             coded<std::int8_t>(i));
+        note_scale(lane, double(scale));
+      });
+  packed_.zero = any == 0;
+  return packed_;
+}
+
+Packed Tile::bytes(Coding coding, std::byte* to) {
   // The bits of u - 128 are those of u with the uppermost one turned.
   const std::uint8_t turned = coding == Coding::shifted ? 0x80 : 0;
-  LaneBuffer<std::int8_t> buffer(source.depth);
+  const std::int64_t whole = source_.depth / kDepthStep * kDepthStep;
+  const std::int64_t rest = source_.depth - whole;
   std::uint8_t any = 0;
-  for (std::int64_t first = 0; first < source.lanes; first += kLanesTogether) {
-    const std::int64_t count = std::min(kLanesTogether, source.lanes - first);
-    buffer.gather<std::uint8_t>(source, first, count,
-                                [=](std::uint8_t x) { return std::int8_t(x ^ turned); });
-    for (std::int64_t i = 0; i < count; ++i) {
-      const std::int8_t* const values = buffer.lane(i);
-      for (std::int64_t d = 0; d < source.depth; ++d) any |= std::uint8_t(values[d]) ^ turned;
-      if (notes.sums)
-        notes.sums[first + i] = std::accumulate(values, values + source.depth, std::int32_t(0));
-      scatter_lane(surface, first + i, values, buffer.width(), to);
-    }
-  }
-  clear_lanes<std::int8_t>(surface, source.lanes, to);
-  return {.zero = any == 0};
-}
-
-void gather_floats(const Lanes& source, std::int64_t first, std::int64_t count,
-                   LaneBuffer<float>& buffer) {
-  switch (source.dtype) {
-    case DType::float16:
-      return buffer.gather<std::uint16_t>(source, first, count, half_to_float);
-    case DType::bfloat16:
-      return buffer.gather<std::uint16_t>(source, first, count, bfloat16_to_float);
-    case DType::float64:
-      return buffer.gather<double>(source, first, count, [](double x) { return float(x); });
-    default:
-      return buffer.gather<float>(source, first, count, [](float x) { return x; });
-  }
-}
-
-/// Calls `convert(lane, values, largest)` for each lane, with its values as floats, `width` of
-/// them, and their largest magnitude as bits.
-template <typename Convert>
-void for_each_lane(const Lanes& source, Packed& packed, Convert convert) {
-  LaneBuffer<float> buffer(source.depth);
-  for (std::int64_t first = 0; first < source.lanes; first += kLanesTogether) {
-    const std::int64_t count = std::min(kLanesTogether, source.lanes - first);
-    gather_floats(source, first, count, buffer);
-    for (std::int64_t i = 0; i < count; ++i) {
-      float* const values = buffer.lane(i);
-      const std::uint32_t largest = largest_magnitude(values, buffer.width());
-      packed.finite &= std::isfinite(std::bit_cast<float>(largest));
-      convert(first + i, values, largest);
-    }
-  }
-}
-
-Packed pack_halves(const Lanes& source, const Surface& surface, void* to, const LaneNotes& notes) {
-  Packed packed;
-  const bool is_half = source.dtype == DType::float16;
-  const std::int64_t width = round_up(source.depth, kDepthStep);
-  std::vector<std::uint16_t> halves(std::size_t(width), 0);
-  for_each_lane(source, packed, [&](std::int64_t lane, float* values, std::uint32_t largest) {
-    const int exponent = exponent_for(largest, is_half ? kTargetOfHalf : kTarget);
-    scale_lane(values, width, exponent);
-    packed.zero &= largest == 0;
-    packed.subnormal |= halve_lane(values, width, halves.data()) && is_half;
-    if (notes.scales) notes.scales[lane] = std::ldexp(1.0, -exponent);
-    scatter_lane(surface, lane, halves.data(), width, to);
+  Group group, last;
+  const auto code = [&](std::int64_t lane, const std::byte* from, std::int64_t i) {
+    const ByteNote note = packers_.note_bytes(from, source_.depth, turned);
+    any |= note.any;
+    if (notes_.sums) notes_.sums[lane] = note.sum;
+    group[std::size_t(i)] = from;
+    if (rest == 0) return;
+    // The last step is filled with zeros, which aren't turned.
+    std::byte* const end = coded(i);
+    for (std::int64_t d = 0; d < kDepthStep; ++d)
+      end[d] = d < rest ? from[whole + d] ^ std::byte(turned) : std::byte(0);
+    last[std::size_t(i)] = end;
+  };
+  for_each_group(LaneSource::As::as_it_is, code, [&](std::int64_t first, std::int64_t count) {
+    const std::int64_t real = std::clamp<std::int64_t>(source_.lanes - first, 0, count);
+    surface_.put(packers_, group, first, real, 0, whole, turned, to);
+    if (rest > 0) surface_.put(packers_, last, first, real, whole, kDepthStep, 0, to);
+    Group none;
+    none.fill(zeros_);
+    surface_.put(packers_, none, first + real, count - real, 0, width_, 0, to);
+    clear_below(first, count, to);
   });
-  clear_lanes<std::uint16_t>(surface, source.lanes, to);
-  return packed;
-}
-
-Packed pack_split(const Lanes& source, const Surface& surface, void* to, void* to_low,
-                  const LaneNotes& notes) {
-  Packed packed;
-  const std::int64_t width = round_up(source.depth, kDepthStep);
-  std::vector<std::uint16_t> high(std::size_t(width), 0), low(std::size_t(width), 0);
-  std::vector<float> losses(std::size_t(width), 0.0f);
-  for_each_lane(source, packed, [&](std::int64_t lane, float* values, std::uint32_t largest) {
-    const int exponent = exponent_for(largest, kTarget);
-    LaneLoss loss;
-    if (std::isfinite(std::bit_cast<float>(largest))) {
-      const std::int64_t vanishing = count_vanishing(values, width, exponent);
-      scale_lane(values, width, exponent);
-      loss.top = std::ldexp(std::bit_cast<float>(largest), exponent);
-      if (split_lane(values, width, high.data(), low.data(), losses.data(), loss))
-        packed.low_zero = false;
-      if (vanishing > 0) {  // which `split_lane` couldn't see
-        loss.largest = std::max(loss.largest, 0x1p-126f);
-        loss.total += float(vanishing) * 0x1p-126f;
-      }
-    } else {  // is not going to be used, but NaN must not look like a number
-      halve_lane(values, width, high.data());
-      std::fill(low.begin(), low.end(), std::uint16_t(0));
-    }
-    packed.zero &= largest == 0;
-    if (notes.scales) notes.scales[lane] = std::ldexp(1.0, -exponent);
-    if (notes.losses) notes.losses[lane] = loss;
-    scatter_lane(surface, lane, high.data(), width, to);
-    scatter_lane(surface, lane, low.data(), width, to_low);
-  });
-  clear_lanes<std::uint16_t>(surface, source.lanes, to);
-  clear_lanes<std::uint16_t>(surface, source.lanes, to_low);
-  return packed;
-}
-
-Packed pack_quantized(const Lanes& source, const Packing& packing, const Surface& surface, void* to,
-                      const LaneNotes& notes) {
-  Packed packed;
-  const std::int64_t width = round_up(source.depth, kDepthStep);
-  std::vector<std::int8_t> quantized(std::size_t(width), 0);
-  std::uint8_t any = 0;
-  for_each_lane(source, packed, [&](std::int64_t lane, float* values, std::uint32_t largest) {
-    const float scale = packing.scale > 0 ? packing.scale : scale_for(largest, packing.limit);
-    quantize_lane(values, width, scale, packing.limit, quantized.data());
-    for (std::int64_t d = 0; d < width; ++d) any |= std::uint8_t(quantized[std::size_t(d)]);
-    if (notes.scales) notes.scales[lane] = double(scale);
-    scatter_lane(surface, lane, quantized.data(), width, to);
-  });
-  clear_lanes<std::int8_t>(surface, source.lanes, to);
-  packed.zero = any == 0;
-  return packed;
+  packed_.zero = any == 0;
+  return packed_;
 }
 
 void check(const Lanes& source, const Packing& packing, const void* low) {
@@ -191,18 +331,24 @@ void check(const Lanes& source, const Packing& packing, const void* low) {
                                          " was asked for that doesn't exist.");
 }
 
-Packed pack(const Lanes& source, const Packing& packing, const Surface& surface, void* to,
-            void* low, const LaneNotes& notes) {
+Packed pack(const Lanes& source, const Packing& packing, bool is_a, Layout layout,
+            std::int64_t lanes, std::int64_t depth, void* surface, void* low,
+            const LaneNotes& notes) {
   check(source, packing, low);
+  const Element element = element_of(packing.coding);
+  const bool streams = std::int64_t(bytes_of(element, std::size_t(lanes * depth))) > kStreamed;
+  const Surface to_surface{element, is_a, layout, lanes, depth, streams && !packing.reread};
+  Tile tile(source, to_surface, notes);
+  auto* const to = static_cast<std::byte*>(surface);
   switch (packing.coding) {
     case Coding::half:
-      return pack_halves(source, surface, to, notes);
+      return source.dtype == DType::float16 ? tile.halves(to) : tile.rounded(to);
     case Coding::split:
-      return pack_split(source, surface, to, low, notes);
+      return tile.split(to, static_cast<std::byte*>(low));
     case Coding::quantized:
-      return pack_quantized(source, packing, surface, to, notes);
+      return tile.quantized(packing, to);
     default:
-      return pack_bytes(source, packing.coding, surface, to, notes);
+      return tile.bytes(packing.coding, to);
   }
 }
 
@@ -210,16 +356,13 @@ Packed pack(const Lanes& source, const Packing& packing, const Surface& surface,
 
 Packed pack_a(const Lanes& source, const Packing& packing, Layout layout, std::int64_t surface_rows,
               std::int64_t surface_depth, void* surface, void* low, const LaneNotes& notes) {
-  return pack(source, packing,
-              {element_of(packing.coding), true, layout, surface_rows, surface_depth}, surface, low,
-              notes);
+  return pack(source, packing, true, layout, surface_rows, surface_depth, surface, low, notes);
 }
 
 Packed pack_b(const Lanes& source, const Packing& packing, std::int64_t surface_columns,
               std::int64_t surface_depth, void* surface, void* low, const LaneNotes& notes) {
-  return pack(source, packing,
-              {element_of(packing.coding), false, Layout::native, surface_columns, surface_depth},
-              surface, low, notes);
+  return pack(source, packing, false, Layout::native, surface_columns, surface_depth, surface, low,
+              notes);
 }
 
 void join_b(const void* upper, const void* lower, std::int64_t depth, std::int64_t columns,

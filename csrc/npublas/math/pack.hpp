@@ -42,6 +42,8 @@ struct Packing {
   Coding coding;
   int limit = 127;  ///< `quantized`: the largest magnitude of an int8
   float scale = 0;  ///< `quantized`: for all lanes, clamping what is beyond; 0: each lane's own
+  /// The CPU is going to read the surface soon, so it is better left in its cache.
+  bool reread = false;
 };
 
 /// What `split` may lose of the elements of a lane, beyond the roundings that every element has:

@@ -1,0 +1,63 @@
+// # Lanes as they are coded
+// The caller's lanes, contiguous, as the codings read them: float32, or float16 and bytes as they
+// are. Where they are that already, nothing is copied. Rows in which lanes are neighbours (a
+// row-major B) are transposed, a few lines of each row at a time; whatever else there is is read
+// one element after the other.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "npublas/math/pack.hpp"
+#include "npublas/math/packers.hpp"
+
+namespace npublas {
+
+/// Memory in whole cache lines that grows, and is kept for the next tile.
+class Scratch {
+ public:
+  /// At least so many bytes: zeros, or whatever was written since.
+  std::byte* at_least(std::int64_t bytes);
+
+ private:
+  struct Free {
+    void operator()(std::byte* memory) const;
+  };
+  std::unique_ptr<std::byte, Free> memory_;
+  std::int64_t bytes_ = 0;
+};
+
+class LaneSource {
+ public:
+  /// As what the lanes are read: `float32` of any float, or as they are.
+  enum class As : std::uint8_t { float32, as_it_is };
+
+  /// They are asked for in groups of `group`.
+  LaneSource(const Lanes& lanes, As as, std::int64_t group, const Packers& packers);
+
+  /// So many lanes are gathered together: what L2 holds, and whole lines of each row.
+  std::int64_t together() const { return together_; }
+
+  /// Makes `count` lanes from `first` on available.
+  void gather(std::int64_t first, std::int64_t count);
+
+  /// One of these, by its number among all lanes; until the next call, and unaligned.
+  const std::byte* lane(std::int64_t lane);
+
+ private:
+  enum class Way : std::uint8_t { direct, widened, transposed, one_by_one };
+
+  void gather_one_by_one(const std::byte* from, std::int64_t count);
+
+  const Lanes& lanes_;
+  const As as_;
+  const Packers& packers_;
+  std::int64_t size_;  // of an element, here
+  Way way_;
+  std::int64_t pitch_ = 0, together_;
+  std::int64_t first_ = 0;
+  std::byte* buffer_ = nullptr;
+};
+
+}  // namespace npublas

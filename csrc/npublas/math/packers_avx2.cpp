@@ -1,0 +1,192 @@
+// Compiled with -mavx2 -mf16c (CMakeLists.txt), and empty on other machines.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "npublas/math/packers.hpp"
+
+namespace npublas {
+namespace {
+
+constexpr int kWidth = 8;
+using Vector = __m256;
+using Bytes = __m128i;
+struct Line {
+  __m256i low, high;
+};
+
+inline __m128i load_16(const std::byte* from) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+}
+inline __m256i load_32(const std::byte* from) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+
+inline Vector load(const std::byte* from) {
+  return _mm256_loadu_ps(reinterpret_cast<const float*>(from));
+}
+inline void store(void* to, Vector x) { _mm256_storeu_ps(static_cast<float*>(to), x); }
+inline Vector zero() { return _mm256_setzero_ps(); }
+inline Vector broadcast(float x) { return _mm256_set1_ps(x); }
+inline Vector add(Vector x, Vector y) { return _mm256_add_ps(x, y); }
+inline Vector sub(Vector x, Vector y) { return _mm256_sub_ps(x, y); }
+inline Vector mul(Vector x, Vector y) { return _mm256_mul_ps(x, y); }
+inline Vector div(Vector x, Vector y) { return _mm256_div_ps(x, y); }
+inline Vector min(Vector x, Vector y) { return _mm256_min_ps(x, y); }
+inline Vector max(Vector x, Vector y) { return _mm256_max_ps(x, y); }
+inline Vector magnitude(Vector x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+inline Vector max_bits(Vector x, Vector y) {
+  return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(x), _mm256_castps_si256(y)));
+}
+inline Vector round(Vector x) {
+  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline bool any_above(Vector x, float bound) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(bound), _CMP_GT_OQ)) != 0;
+}
+inline Vector if_at_least(Vector size, Vector bound, Vector x) {
+  return _mm256_and_ps(_mm256_cmp_ps(size, bound, _CMP_GE_OQ), x);
+}
+inline Vector if_less(Vector size, Vector bound, Vector x, Vector otherwise) {
+  return _mm256_blendv_ps(otherwise, x, _mm256_cmp_ps(size, bound, _CMP_LT_OQ));
+}
+inline Vector count_if_at_least(Vector counts, Vector size, Vector bound) {
+  const __m256i all = _mm256_castps_si256(_mm256_cmp_ps(size, bound, _CMP_GE_OQ));
+  return _mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(counts), all));
+}
+
+inline Vector load_float16(const std::byte* from) { return _mm256_cvtph_ps(load_16(from)); }
+inline Vector load_bfloat16(const std::byte* from) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_16(from)), 16));
+}
+inline Vector load_float64(const std::byte* from) {
+  const auto four = [](const std::byte* at) {
+    return _mm256_cvtpd_ps(_mm256_loadu_pd(reinterpret_cast<const double*>(at)));
+  };
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(four(from)), four(from + 32), 1);
+}
+inline Vector load_pairs(const std::byte* first, const std::byte* second) {
+  const __m256i low = _mm256_cvtepu16_epi32(load_16(first));
+  const __m256i high = _mm256_cvtepu16_epi32(load_16(second));
+  return _mm256_castsi256_ps(_mm256_or_si256(low, _mm256_slli_epi32(high, 16)));
+}
+inline Vector load_quads(const std::byte* a, const std::byte* b, const std::byte* c,
+                         const std::byte* d) {
+  const auto eight = [](const std::byte* from) {
+    return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+  };
+  const __m128i ab = _mm_unpacklo_epi8(eight(a), eight(b));
+  const __m128i cd = _mm_unpacklo_epi8(eight(c), eight(d));
+  const __m256i low = _mm256_castsi128_si256(_mm_unpacklo_epi16(ab, cd));
+  return _mm256_castsi256_ps(_mm256_inserti128_si256(low, _mm_unpackhi_epi16(ab, cd), 1));
+}
+
+/// Rounds to float16, and returns what that is.
+inline Vector store_halves(std::uint16_t* to, Vector x) {
+  const __m128i halves = _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), halves);
+  return _mm256_cvtph_ps(halves);
+}
+
+inline Bytes no_bytes() { return _mm_setzero_si128(); }
+inline Bytes store_bytes(std::int8_t* to, const Vector* quotients, Bytes any) {
+  // Packing takes the halves of its operands in turn; the permutation puts them right.
+  const __m256i words = _mm256_permute4x64_epi64(
+      _mm256_packs_epi32(_mm256_cvtps_epi32(quotients[0]), _mm256_cvtps_epi32(quotients[1])), 0xd8);
+  const __m128i bytes =
+      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+  return _mm_or_si128(any, bytes);
+}
+inline std::uint8_t all_bits(Bytes any) {
+  std::uint8_t bytes[16], bits = 0;
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), any);
+  for (const std::uint8_t byte : bytes) bits |= byte;
+  return bits;
+}
+
+ByteNote note_bytes(const void* source, std::int64_t size, std::uint8_t turned) {
+  const auto* const from = static_cast<const std::byte*>(source);
+  // Sums of unsigned bytes are what there is: of 128 more than each packed byte.
+  const __m256i flip = _mm256_set1_epi8(char(turned ^ 0x80));
+  __m256i sums = _mm256_setzero_si256(), any = _mm256_setzero_si256();
+  std::int64_t d = 0;
+  for (; d + 32 <= size; d += 32) {
+    const __m256i x = load_32(from + d);
+    any = _mm256_or_si256(any, x);
+    sums =
+        _mm256_add_epi64(sums, _mm256_sad_epu8(_mm256_xor_si256(x, flip), _mm256_setzero_si256()));
+  }
+  std::int64_t parts[4], sum = -128 * d;
+  std::uint8_t bytes[32], bits = 0;
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(parts), sums);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), any);
+  for (const std::int64_t part : parts) sum += part;
+  for (const std::uint8_t byte : bytes) bits |= byte;
+  for (; d < size; ++d) {
+    const auto byte = std::uint8_t(from[d]);
+    sum += std::int8_t(std::uint8_t(byte ^ turned));
+    bits |= byte;
+  }
+  return {std::int32_t(sum), bits};
+}
+
+inline void transpose(Vector* r) {
+  Vector t[8], u[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+    u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+    u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+    r[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+  }
+}
+
+inline Line load_line(const std::byte* from) { return {load_32(from), load_32(from + 32)}; }
+inline Line join_32(const std::byte* a, const std::byte* b) { return {load_32(a), load_32(b)}; }
+inline Line join_16(const std::byte* a, const std::byte* b, const std::byte* c,
+                    const std::byte* d) {
+  return {_mm256_inserti128_si256(_mm256_castsi128_si256(load_16(a)), load_16(b), 1),
+          _mm256_inserti128_si256(_mm256_castsi128_si256(load_16(c)), load_16(d), 1)};
+}
+template <bool kStream>
+inline void store_line(std::byte* to, Line line, std::uint8_t turned) {
+  const __m256i flip = _mm256_set1_epi8(char(turned));
+  auto* const out = reinterpret_cast<__m256i*>(to);
+  if constexpr (kStream) {
+    _mm256_stream_si256(out, _mm256_xor_si256(line.low, flip));
+    _mm256_stream_si256(out + 1, _mm256_xor_si256(line.high, flip));
+  } else {
+    _mm256_storeu_si256(out, _mm256_xor_si256(line.low, flip));
+    _mm256_storeu_si256(out + 1, _mm256_xor_si256(line.high, flip));
+  }
+}
+inline void copy_16(std::byte* to, const std::byte* from, std::uint8_t turned) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm_xor_si128(load_16(from), _mm_set1_epi8(char(turned))));
+}
+void fence() { _mm_sfence(); }
+
+}  // namespace
+}  // namespace npublas
+
+#include "npublas/math/packers_body.hpp"
+
+namespace npublas {
+
+constinit const Packers kAvx2Packers = packers();
+
+}  // namespace npublas
+#endif

@@ -1,0 +1,205 @@
+// Compiled with -mavx512f and its like (CMakeLists.txt), and empty on other machines.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "npublas/math/packers.hpp"
+
+namespace npublas {
+namespace {
+
+constexpr int kWidth = 16;
+using Vector = __m512;
+using Bytes = __m128i;
+using Line = __m512i;
+
+inline Vector load(const std::byte* from) { return _mm512_loadu_ps(from); }
+inline void store(void* to, Vector x) { _mm512_storeu_ps(to, x); }
+inline Vector zero() { return _mm512_setzero_ps(); }
+inline Vector broadcast(float x) { return _mm512_set1_ps(x); }
+inline Vector add(Vector x, Vector y) { return _mm512_add_ps(x, y); }
+inline Vector sub(Vector x, Vector y) { return _mm512_sub_ps(x, y); }
+inline Vector mul(Vector x, Vector y) { return _mm512_mul_ps(x, y); }
+inline Vector div(Vector x, Vector y) { return _mm512_div_ps(x, y); }
+inline Vector min(Vector x, Vector y) { return _mm512_min_ps(x, y); }
+inline Vector max(Vector x, Vector y) { return _mm512_max_ps(x, y); }
+inline Vector magnitude(Vector x) { return _mm512_abs_ps(x); }
+inline Vector max_bits(Vector x, Vector y) {
+  return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(x), _mm512_castps_si512(y)));
+}
+inline Vector round(Vector x) {
+  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline bool any_above(Vector x, float bound) {
+  return _mm512_cmp_ps_mask(x, _mm512_set1_ps(bound), _CMP_GT_OQ) != 0;
+}
+inline Vector if_at_least(Vector size, Vector bound, Vector x) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(size, bound, _CMP_GE_OQ), x);
+}
+inline Vector if_less(Vector size, Vector bound, Vector x, Vector otherwise) {
+  return _mm512_mask_mov_ps(otherwise, _mm512_cmp_ps_mask(size, bound, _CMP_LT_OQ), x);
+}
+inline Vector count_if_at_least(Vector counts, Vector size, Vector bound) {
+  const __m512i one = _mm512_set1_epi32(1), number = _mm512_castps_si512(counts);
+  return _mm512_castsi512_ps(
+      _mm512_mask_add_epi32(number, _mm512_cmp_ps_mask(size, bound, _CMP_GE_OQ), number, one));
+}
+
+inline Vector load_float16(const std::byte* from) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+inline Vector load_bfloat16(const std::byte* from) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+inline Vector load_float64(const std::byte* from) {
+  const __m256 low = _mm512_cvtpd_ps(_mm512_loadu_pd(from));
+  const __m256 high = _mm512_cvtpd_ps(_mm512_loadu_pd(from + 64));
+  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+}
+inline Vector load_pairs(const std::byte* first, const std::byte* second) {
+  const __m512i low =
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)));
+  const __m512i high =
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)));
+  return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+inline Vector load_quads(const std::byte* a, const std::byte* b, const std::byte* c,
+                         const std::byte* d) {
+  const auto bytes = [](const std::byte* from) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  };
+  // Pairs of a and b, and of c and d, and then pairs of these.
+  const __m256i ab = _mm256_or_si256(_mm256_cvtepu8_epi16(bytes(a)),
+                                     _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes(b)), 8));
+  const __m256i cd = _mm256_or_si256(_mm256_cvtepu8_epi16(bytes(c)),
+                                     _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes(d)), 8));
+  return _mm512_castsi512_ps(
+      _mm512_or_si512(_mm512_cvtepu16_epi32(ab), _mm512_slli_epi32(_mm512_cvtepu16_epi32(cd), 16)));
+}
+
+/// Rounds to float16, and returns what that is.
+inline Vector store_halves(std::uint16_t* to, Vector x) {
+  const __m256i halves = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves);
+  return _mm512_cvtph_ps(halves);
+}
+
+inline Bytes no_bytes() { return _mm_setzero_si128(); }
+inline Bytes store_bytes(std::int8_t* to, const Vector* quotients, Bytes any) {
+  const __m128i bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(quotients[0]));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+  return _mm_or_si128(any, bytes);
+}
+inline std::uint8_t all_bits(Bytes any) {
+  std::uint8_t bytes[16], bits = 0;
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), any);
+  for (const std::uint8_t byte : bytes) bits |= byte;
+  return bits;
+}
+
+ByteNote note_bytes(const void* source, std::int64_t size, std::uint8_t turned) {
+  const auto* const from = static_cast<const std::uint8_t*>(source);
+  // Sums of unsigned bytes are what there is: of 128 more than each packed byte.
+  const __m512i flip = _mm512_set1_epi8(char(turned ^ 0x80));
+  __m512i sums = _mm512_setzero_si512(), any = _mm512_setzero_si512();
+  std::int64_t d = 0;
+  const auto note = [&](__m512i x) {
+    any = _mm512_or_si512(any, x);
+    sums =
+        _mm512_add_epi64(sums, _mm512_sad_epu8(_mm512_xor_si512(x, flip), _mm512_setzero_si512()));
+  };
+  for (; d + 64 <= size; d += 64) note(_mm512_loadu_si512(from + d));
+  std::int64_t counted = d;
+  if (d < size) {
+    const __mmask64 mask = ~std::uint64_t(0) >> (64 - (size - d));
+    const __m512i x = _mm512_maskz_loadu_epi8(mask, from + d);
+    any = _mm512_or_si512(any, x);
+    sums = _mm512_add_epi64(sums,
+                            _mm512_sad_epu8(_mm512_maskz_mov_epi8(mask, _mm512_xor_si512(x, flip)),
+                                            _mm512_setzero_si512()));
+    counted = size;
+  }
+  const auto sum = std::int64_t(_mm512_reduce_add_epi64(sums)) - 128 * counted;
+  const auto bits = std::uint64_t(_mm512_reduce_or_epi64(any));
+  std::uint8_t folded = 0;
+  for (int i = 0; i < 8; ++i) folded |= std::uint8_t(bits >> (8 * i));
+  return {std::int32_t(sum), folded};
+}
+
+inline void transpose(Vector* r) {
+  Vector t[16], u[16];
+  // Within each quarter of a vector, squares of four ...
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    const auto pairs = [&](int j) { return _mm512_castps_pd(t[i + j]); };
+    u[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(pairs(0), pairs(2)));
+    u[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pairs(0), pairs(2)));
+    u[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pairs(1), pairs(3)));
+    u[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pairs(1), pairs(3)));
+  }
+  // ... and then the square of quarters.
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_f32x4(u[i], u[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0xdd);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+    r[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+    r[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+
+inline Line load_line(const std::byte* from) { return _mm512_loadu_si512(from); }
+inline Line join_32(const std::byte* a, const std::byte* b) {
+  return _mm512_inserti64x4(
+      _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a))),
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)), 1);
+}
+inline Line join_16(const std::byte* a, const std::byte* b, const std::byte* c,
+                    const std::byte* d) {
+  const auto piece = [](const std::byte* from) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  };
+  const __m256i ab = _mm256_inserti128_si256(_mm256_castsi128_si256(piece(a)), piece(b), 1);
+  const __m256i cd = _mm256_inserti128_si256(_mm256_castsi128_si256(piece(c)), piece(d), 1);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(ab), cd, 1);
+}
+template <bool kStream>
+inline void store_line(std::byte* to, Line line, std::uint8_t turned) {
+  line = _mm512_xor_si512(line, _mm512_set1_epi8(char(turned)));
+  if constexpr (kStream)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), line);
+  else
+    _mm512_storeu_si512(to, line);
+}
+inline void copy_16(std::byte* to, const std::byte* from, std::uint8_t turned) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm_xor_si128(bits, _mm_set1_epi8(char(turned))));
+}
+void fence() { _mm_sfence(); }
+
+}  // namespace
+}  // namespace npublas
+
+#include "npublas/math/packers_body.hpp"
+
+namespace npublas {
+
+constinit const Packers kAvx512Packers = packers();
+
+}  // namespace npublas
+#endif
