@@ -7,10 +7,12 @@
 #include <cmath>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bindings.hpp"
 #include "names.hpp"
 #include "npublas/base/cpu_features.hpp"
+#include "npublas/base/integers.hpp"
 #include "npublas/math/check.hpp"
 #include "npublas/math/finish.hpp"
 #include "npublas/math/method.hpp"
@@ -106,6 +108,45 @@ py::tuple pack(const py::array& matrix, const std::string& coding_name, bool is_
                         seen);
 }
 
+/// All of a matrix, tile after tile, as an executor does; for benchmarks. Tiles at the edges are
+/// padded to whole ones.
+void pack_tiles(const py::array& matrix, const std::string& coding_name, bool is_a,
+                std::int64_t tile_lanes, std::int64_t tile_depth, py::array& surfaces,
+                std::optional<py::array>& low, const std::optional<std::string>& dtype,
+                const std::string& layout_name) {
+  const Packing packing{.coding = coding_from(coding_name)};
+  const Layout layout = layout_from(layout_name);
+  const int lane_axis = is_a ? 0 : 1;
+  const std::int64_t lanes = matrix.shape(lane_axis), depth = matrix.shape(1 - lane_axis);
+  const bool halves = packing.coding == Coding::half || packing.coding == Coding::split;
+  const std::int64_t bytes = tile_lanes * tile_depth * (halves ? 2 : 1);
+  const std::int64_t tiles = ceil_div(lanes, tile_lanes) * ceil_div(depth, tile_depth);
+  if (surfaces.nbytes() < tiles * bytes || (low && low->nbytes() < tiles * bytes))
+    throw py::value_error("the surfaces have no room for all tiles");
+  std::vector<double> scales(static_cast<std::size_t>(tile_lanes));
+  std::vector<std::int32_t> sums(scales.size());
+  std::vector<LaneLoss> losses(scales.size());
+  const LaneNotes notes{scales.data(), sums.data(), losses.data()};
+  auto* to = static_cast<std::byte*>(surfaces.mutable_data());
+  auto* rest = low ? static_cast<std::byte*>(low->mutable_data()) : nullptr;
+  for (std::int64_t lane = 0; lane < lanes; lane += tile_lanes)
+    for (std::int64_t d = 0; d < depth; d += tile_depth) {
+      const Lanes part{.data = static_cast<const std::byte*>(matrix.data()) +
+                               lane * matrix.strides(lane_axis) + d * matrix.strides(1 - lane_axis),
+                       .lane_stride = matrix.strides(lane_axis),
+                       .depth_stride = matrix.strides(1 - lane_axis),
+                       .dtype = dtype_of(matrix, dtype),
+                       .lanes = std::min(tile_lanes, lanes - lane),
+                       .depth = std::min(tile_depth, depth - d)};
+      if (is_a)
+        pack_a(part, packing, layout, tile_lanes, tile_depth, to, rest, notes);
+      else
+        pack_b(part, packing, tile_lanes, tile_depth, to, rest, notes);
+      to += bytes;
+      if (rest) rest += bytes;
+    }
+}
+
 py::array_t<std::uint16_t> join(const py::array_t<std::uint16_t>& upper,
                                 const py::array_t<std::uint16_t>& lower, std::int64_t depth,
                                 std::int64_t columns) {
@@ -144,6 +185,10 @@ void register_packing(py::module_& module) {
   module.def("pack", &pack, py::arg("matrix"), py::arg("coding"), py::kw_only(), py::arg("is_a"),
              py::arg("surface_lanes"), py::arg("surface_depth"), py::arg("limit") = 127,
              py::arg("scale") = 0.0f, py::arg("dtype") = py::none(), py::arg("layout") = "native");
+  module.def("pack_tiles", &pack_tiles, py::arg("matrix"), py::arg("coding"), py::kw_only(),
+             py::arg("is_a"), py::arg("tile_lanes"), py::arg("tile_depth"), py::arg("surfaces"),
+             py::arg("low") = py::none(), py::arg("dtype") = py::none(),
+             py::arg("layout") = "native");
   module.def("join_b", &join, py::arg("upper"), py::arg("lower"), py::kw_only(), py::arg("depth"),
              py::arg("columns"));
 }
