@@ -14,8 +14,10 @@ constexpr std::int64_t kLine = 64;
 // Half of the L2 cache of a Cortex-A76 of the RK3588. 64 lanes are four lines of a row of float32:
 // rows are often a power of two apart, so that each takes the same few sets of a cache, and it pays
 // to take much from each.
-constexpr std::int64_t kGatheredBytes = 256 * 1024;
-constexpr std::int64_t kMost = 64;
+constexpr std::int64_t kGatheredBytes = 288 * 1024;
+constexpr std::int64_t kMostOfRow = 256;  // bytes
+// What is asked of memory before it is needed.
+constexpr std::int64_t kAhead = 8 * 1024;
 
 std::int64_t size_of(DType dtype) {
   switch (dtype) {
@@ -99,9 +101,11 @@ LaneSource::LaneSource(const Lanes& lanes, As as, std::int64_t group, const Pack
     way_ = widens ? Way::widened : Way::direct;
   else
     way_ = lanes.lane_stride == from ? Way::transposed : Way::one_by_one;
+  lanes_ahead_ = ceil_div(kAhead, std::max<std::int64_t>(lanes.depth * from, 1));
   // A line more than a lane, because lanes a power of two apart would share the sets of a cache.
   pitch_ = round_up(lanes.depth * size_, 2 * kLine) + kLine;
-  together_ = std::clamp(kGatheredBytes / pitch_ / group * group, group, kMost);
+  together_ = std::clamp(kGatheredBytes / pitch_ / group * group, group,
+                         kMostOfRow / std::min<std::int64_t>(from, 4));
   thread_local Scratch scratch;
   if (way_ != Way::direct)
     buffer_ = scratch.at_least(way_ == Way::widened ? pitch_ : together_ * pitch_);
@@ -109,8 +113,7 @@ LaneSource::LaneSource(const Lanes& lanes, As as, std::int64_t group, const Pack
 
 void LaneSource::gather(std::int64_t first, std::int64_t count) {
   first_ = first;
-  const std::byte* const from =
-      static_cast<const std::byte*>(lanes_.data) + first * lanes_.lane_stride;
+  const std::byte* const from = source(first);
   if (way_ == Way::transposed) {
     const auto transpose = transpose_of(packers_, lanes_.dtype, as_ == As::float32);
     transpose(from, lanes_.depth_stride, lanes_.depth, count, buffer_, pitch_);
@@ -139,21 +142,28 @@ void LaneSource::gather_one_by_one(const std::byte* from, std::int64_t count) {
   }
 }
 
+const std::byte* LaneSource::later(std::int64_t lane) const {
+  return source(std::min(lane + lanes_ahead_, lanes_.lanes - 1));
+}
+
+const std::byte* LaneSource::ahead(std::int64_t lane) const {
+  return way_ == Way::direct ? later(lane) : buffer_;
+}
+
 const std::byte* LaneSource::lane(std::int64_t lane) {
   if (way_ != Way::direct && way_ != Way::widened) return buffer_ + (lane - first_) * pitch_;
-  const std::byte* const from =
-      static_cast<const std::byte*>(lanes_.data) + lane * lanes_.lane_stride;
+  const std::byte* const from = source(lane);
   if (way_ == Way::direct) return from;
   float* const to = reinterpret_cast<float*>(buffer_);
   switch (lanes_.dtype) {
     case DType::float64:
-      packers_.widen_float64(from, lanes_.depth, to);
+      packers_.widen_float64(from, lanes_.depth, to, later(lane));
       break;
     case DType::bfloat16:
-      packers_.widen_bfloat16(from, lanes_.depth, to);
+      packers_.widen_bfloat16(from, lanes_.depth, to, later(lane));
       break;
     default:
-      packers_.widen_float16(from, lanes_.depth, to);
+      packers_.widen_float16(from, lanes_.depth, to, later(lane));
   }
   return buffer_;
 }

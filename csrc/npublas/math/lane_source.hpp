@@ -44,16 +44,23 @@ class LaneSource {
 
   /// One of these, by its number among all lanes; until the next call, and unaligned.
   const std::byte* lane(std::int64_t lane);
+  /// What to ask memory for while it is coded.
+  const std::byte* ahead(std::int64_t lane) const;
 
  private:
   enum class Way : std::uint8_t { direct, widened, transposed, one_by_one };
 
+  const std::byte* source(std::int64_t lane) const {
+    return static_cast<const std::byte*>(lanes_.data) + lane * lanes_.lane_stride;
+  }
+  const std::byte* later(std::int64_t lane) const;
   void gather_one_by_one(const std::byte* from, std::int64_t count);
 
   const Lanes& lanes_;
   const As as_;
   const Packers& packers_;
   std::int64_t size_;  // of an element, here
+  std::int64_t lanes_ahead_;
   Way way_;
   std::int64_t pitch_ = 0, together_;
   std::int64_t first_ = 0;

@@ -109,12 +109,12 @@ class Tile {
   Packed quantized(const Packing& packing, std::byte* to);
 
  private:
-  /// Calls `code(lane, from, i)` for the lanes of each group, the i-th of it being made of `from`,
-  /// and then `write(first, count)`, which may have lanes of padding.
+  /// Calls `code(lane, from, ahead, i)` for the lanes of each group, the i-th of it being made of
+  /// `from`, and then `write(first, count)`, which may have lanes of padding.
   template <typename Code, typename Write>
   void for_each_group(LaneSource::As as, Code code, Write write);
-  /// Calls `code(lane, from, largest, i)` for lanes of float32 and their largest magnitude, which
-  /// fills `coded(i)`, and `coded_low(i)` if there is `low`. Writes these.
+  /// Calls `code(lane, from, ahead, largest, i)` for lanes of float32 and their largest magnitude,
+  /// which fills `coded(i)`, and `coded_low(i)` if there is `low`. Writes these.
   template <typename Code>
   void for_each_float_lane(std::byte* to, std::byte* low, Code code);
 
@@ -165,7 +165,10 @@ void Tile::for_each_group(LaneSource::As as, Code code, Write write) {
     const std::int64_t real = std::clamp<std::int64_t>(source_.lanes - first, 0, count);
     if (real > 0 && first % lanes.together() == 0)
       lanes.gather(first, std::min(lanes.together(), source_.lanes - first));
-    for (std::int64_t i = 0; i < real; ++i) code(first + i, lanes.lane(first + i), i);
+    for (std::int64_t i = 0; i < real; ++i) {
+      const std::byte* const from = lanes.lane(first + i);
+      code(first + i, from, lanes.ahead(first + i), i);
+    }
     write(first, count);
   }
   if (surface_.streams) packers_.fence();
@@ -173,10 +176,11 @@ void Tile::for_each_group(LaneSource::As as, Code code, Write write) {
 
 template <typename Code>
 void Tile::for_each_float_lane(std::byte* to, std::byte* low, Code code) {
-  const auto code_lane = [&](std::int64_t lane, const std::byte* from, std::int64_t i) {
+  const auto code_lane = [&](std::int64_t lane, const std::byte* from, const std::byte* ahead,
+                             std::int64_t i) {
     const std::uint32_t largest = packers_.largest_float(from, source_.depth);
     packed_.finite &= std::isfinite(std::bit_cast<float>(largest));
-    code(lane, from, largest, i);
+    code(lane, from, ahead, largest, i);
   };
   for_each_group(LaneSource::As::float32, code_lane, [&](std::int64_t first, std::int64_t count) {
     Group high_parts, low_parts;
@@ -200,22 +204,23 @@ struct Factors {
 };
 
 Packed Tile::rounded(std::byte* to) {
-  for_each_float_lane(
-      to, nullptr,
-      [&](std::int64_t lane, const std::byte* from, std::uint32_t largest, std::int64_t i) {
-        const int exponent = exponent_for(largest, kTarget);
-        const Factors factors(exponent);
-        packers_for(largest).halve(from, source_.depth, factors.first, factors.second,
-                                   coded<std::uint16_t>(i));
-        packed_.zero &= largest == 0;
-        note_scale(lane, std::ldexp(1.0, -exponent));
-      });
+  for_each_float_lane(to, nullptr,
+                      [&](std::int64_t lane, const std::byte* from, const std::byte* ahead,
+                          std::uint32_t largest, std::int64_t i) {
+                        const int exponent = exponent_for(largest, kTarget);
+                        const Factors factors(exponent);
+                        packers_for(largest).halve(from, source_.depth, factors.first,
+                                                   factors.second, coded<std::uint16_t>(i), ahead);
+                        packed_.zero &= largest == 0;
+                        note_scale(lane, std::ldexp(1.0, -exponent));
+                      });
   return packed_;
 }
 
 Packed Tile::halves(std::byte* to) {
   Group group;
-  const auto code = [&](std::int64_t lane, const std::byte* from, std::int64_t i) {
+  const auto code = [&](std::int64_t lane, const std::byte* from, const std::byte* ahead,
+                        std::int64_t i) {
     const HalfRange range = packers_.range_of_halves(from, source_.depth);
     const float largest = half_to_float(range.largest);
     packed_.finite &= std::isfinite(largest);
@@ -230,7 +235,7 @@ Packed Tile::halves(std::byte* to) {
       return;
     }
     packers_for(std::bit_cast<std::uint32_t>(largest))
-        .scale_halves(from, source_.depth, power, coded<std::uint16_t>(i));
+        .scale_halves(from, source_.depth, power, coded<std::uint16_t>(i), ahead);
     group[std::size_t(i)] = coded(i);
   };
   for_each_group(LaneSource::As::as_it_is, code, [&](std::int64_t first, std::int64_t count) {
@@ -244,14 +249,15 @@ Packed Tile::halves(std::byte* to) {
 Packed Tile::split(std::byte* high, std::byte* low) {
   for_each_float_lane(
       high, low,
-      [&](std::int64_t lane, const std::byte* from, std::uint32_t largest, std::int64_t i) {
+      [&](std::int64_t lane, const std::byte* from, const std::byte* ahead, std::uint32_t largest,
+          std::int64_t i) {
         const int exponent = exponent_for(largest, kTarget);
         const Factors factors(exponent);
         LaneLoss loss;
         if (std::isfinite(std::bit_cast<float>(largest))) {
           SplitNote note;
           packers_.split(from, source_.depth, factors.first, factors.second,
-                         coded<std::uint16_t>(i), coded_low(i), note);
+                         coded<std::uint16_t>(i), coded_low(i), note, ahead);
           if (note.any_low) packed_.low_zero = false;
           loss = {.largest = note.largest,
                   .total = round_up_sum(note.totals),
@@ -265,7 +271,7 @@ Packed Tile::split(std::byte* high, std::byte* low) {
             loss.total += float(vanishing) * 0x1p-126f;
           }
         } else {  // is not going to be used, but NaN must not look like a number
-          kPortablePackers.halve(from, source_.depth, 1, 1, coded<std::uint16_t>(i));
+          kPortablePackers.halve(from, source_.depth, 1, 1, coded<std::uint16_t>(i), ahead);
           std::fill_n(coded_low(i), width_, std::uint16_t(0));
         }
         packed_.zero &= largest == 0;
@@ -279,10 +285,11 @@ Packed Tile::quantized(const Packing& packing, std::byte* to) {
   std::uint8_t any = 0;
   for_each_float_lane(
       to, nullptr,
-      [&](std::int64_t lane, const std::byte* from, std::uint32_t largest, std::int64_t i) {
+      [&](std::int64_t lane, const std::byte* from, const std::byte* ahead, std::uint32_t largest,
+          std::int64_t i) {
         const float scale = packing.scale > 0 ? packing.scale : scale_for(largest, packing.limit);
         any |= packers_for(largest).quantize(from, source_.depth, scale, packing.limit,
-                                             coded<std::int8_t>(i));
+                                             coded<std::int8_t>(i), ahead);
         note_scale(lane, double(scale));
       });
   packed_.zero = any == 0;
@@ -296,8 +303,9 @@ Packed Tile::bytes(Coding coding, std::byte* to) {
   const std::int64_t rest = source_.depth - whole;
   std::uint8_t any = 0;
   Group group, last;
-  const auto code = [&](std::int64_t lane, const std::byte* from, std::int64_t i) {
-    const ByteNote note = packers_.note_bytes(from, source_.depth, turned);
+  const auto code = [&](std::int64_t lane, const std::byte* from, const std::byte* ahead,
+                        std::int64_t i) {
+    const ByteNote note = packers_.note_bytes(from, source_.depth, turned, ahead);
     any |= note.any;
     if (notes_.sums) notes_.sums[lane] = note.sum;
     group[std::size_t(i)] = from;

@@ -7,6 +7,9 @@
 //   halve, ...  a contiguous lane                   ->  the same, coded
 //   scatter     coded lanes                         ->  a surface, in whole cache lines
 //
+// `ahead` is what will be read after: as many bytes of it as are read now are asked for meanwhile,
+// since the next lane's memory is nothing that a processor could guess.
+//
 // A coded lane is as long as its source, and zeros up to a multiple of 32 elements. Sources need
 // not be aligned to their elements.
 #pragma once
@@ -44,24 +47,27 @@ struct Packers {
   Transpose transpose_float32, transpose_float16, transpose_bfloat16, transpose_float64;  // float32
   Transpose transpose_halves, transpose_bytes;  // as they are
 
-  using Widen = void (*)(const void* from, std::int64_t size, float* to);
+  using Widen = void (*)(const void* from, std::int64_t size, float* to, const void* ahead);
   Widen widen_float16, widen_bfloat16, widen_float64;
 
   std::uint32_t (*largest_float)(const void* from, std::int64_t size);
   HalfRange (*range_of_halves)(const void* from, std::int64_t size);
   /// `turned` is what the source was or'ed exclusively with to be packed.
-  ByteNote (*note_bytes)(const void* from, std::int64_t size, std::uint8_t turned);
+  ByteNote (*note_bytes)(const void* from, std::int64_t size, std::uint8_t turned,
+                         const void* ahead);
 
   /// Finite values times first · second, rounded to float16.
-  void (*halve)(const void* from, std::int64_t size, float first, float second, std::uint16_t* to);
+  void (*halve)(const void* from, std::int64_t size, float first, float second, std::uint16_t* to,
+                const void* ahead);
   /// Finite float16 times a power of two that makes none of them larger than float16 is.
-  void (*scale_halves)(const void* from, std::int64_t size, float power, std::uint16_t* to);
+  void (*scale_halves)(const void* from, std::int64_t size, float power, std::uint16_t* to,
+                       const void* ahead);
   /// Finite values times first · second, below 2^15 then, in two parts.
   void (*split)(const void* from, std::int64_t size, float first, float second, std::uint16_t* high,
-                std::uint16_t* low, SplitNote& note);
+                std::uint16_t* low, SplitNote& note, const void* ahead);
   /// Finite values. All bits of the result are or'ed.
   std::uint8_t (*quantize)(const void* from, std::int64_t size, float scale, int limit,
-                           std::int8_t* to);
+                           std::int8_t* to, const void* ahead);
 
   /// Pieces of so many bytes of `count` lanes: piece p of lane i goes to
   /// `to` + p · piece_stride + i · bytes, or'ed exclusively with `turned`. `stream`: past the

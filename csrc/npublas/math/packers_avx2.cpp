@@ -107,13 +107,14 @@ inline std::uint8_t all_bits(Bytes any) {
   return bits;
 }
 
-ByteNote note_bytes(const void* source, std::int64_t size, std::uint8_t turned) {
+ByteNote note_bytes(const void* source, std::int64_t size, std::uint8_t turned, const void* ahead) {
   const auto* const from = static_cast<const std::byte*>(source);
   // Sums of unsigned bytes are what there is: of 128 more than each packed byte.
   const __m256i flip = _mm256_set1_epi8(char(turned ^ 0x80));
   __m256i sums = _mm256_setzero_si256(), any = _mm256_setzero_si256();
   std::int64_t d = 0;
   for (; d + 32 <= size; d += 32) {
+    if (d % 64 == 0) __builtin_prefetch(static_cast<const std::byte*>(ahead) + d);
     const __m256i x = load_32(from + d);
     any = _mm256_or_si256(any, x);
     sums =

@@ -100,7 +100,7 @@ inline std::uint8_t all_bits(Bytes any) {
   return bits;
 }
 
-ByteNote note_bytes(const void* source, std::int64_t size, std::uint8_t turned) {
+ByteNote note_bytes(const void* source, std::int64_t size, std::uint8_t turned, const void* ahead) {
   const auto* const from = static_cast<const std::uint8_t*>(source);
   // Sums of unsigned bytes are what there is: of 128 more than each packed byte.
   const __m512i flip = _mm512_set1_epi8(char(turned ^ 0x80));
@@ -111,7 +111,10 @@ ByteNote note_bytes(const void* source, std::int64_t size, std::uint8_t turned) 
     sums =
         _mm512_add_epi64(sums, _mm512_sad_epu8(_mm512_xor_si512(x, flip), _mm512_setzero_si512()));
   };
-  for (; d + 64 <= size; d += 64) note(_mm512_loadu_si512(from + d));
+  for (; d + 64 <= size; d += 64) {
+    __builtin_prefetch(static_cast<const std::byte*>(ahead) + d);
+    note(_mm512_loadu_si512(from + d));
+  }
   std::int64_t counted = d;
   if (d < size) {
     const __mmask64 mask = ~std::uint64_t(0) >> (64 - (size - d));

@@ -74,27 +74,41 @@ NPUBLAS_INLINE void transpose_square(const std::byte* from, std::ptrdiff_t strid
   }
 }
 
+// Rows that are a power of two apart share a few sets of a cache, which then holds no more than
+// some ten of them. So each line of a row is read once and whole, into a block without gaps, and
+// the squares are taken from there. Memory is asked for rows that come later, since no prefetcher
+// of a processor follows such strides.
+constexpr std::int64_t kRowsAhead = 24;
+
 template <typename Reader>
 void transpose_lanes(const void* source, std::ptrdiff_t stride, std::int64_t depth,
                      std::int64_t lanes, void* target, std::int64_t pitch) {
   constexpr std::int64_t kRows = kWidth * Reader::kRows, kSize = Reader::kSize;
+  constexpr std::int64_t kBlockLanes = 256 / (kSize < 4 ? kSize : 4);
+  alignas(64) std::byte block[kRows][kBlockLanes * kSize];
   const auto* const from = static_cast<const std::byte*>(source);
   auto* const to = static_cast<std::byte*>(target);
-  // A step is 64 bytes of each lane.
-  for (std::int64_t d = 0, at = 0; d < depth; d += kRows, at += 4 * kWidth) {
-    for (std::int64_t lane = 0; lane < lanes; lane += kWidth) {
-      const std::byte* const block = from + d * stride + lane * kSize;
-      std::byte* const out = to + lane * pitch + at;
+  for (std::int64_t first = 0; first < lanes; first += kBlockLanes) {
+    const std::int64_t columns = lanes - first < kBlockLanes ? lanes - first : kBlockLanes;
+    for (std::int64_t d = 0, at = 0; d < depth; d += kRows, at += 4 * kWidth) {
       const std::int64_t rows = depth - d < kRows ? depth - d : kRows;
-      const std::int64_t columns = lanes - lane < kWidth ? lanes - lane : kWidth;
-      if (rows == kRows && columns == kWidth) {
-        transpose_square<Reader>(block, stride, out, pitch, kWidth);
-        continue;
+      for (std::int64_t row = 0; row < kRows; ++row) {
+        if (row >= rows) {
+          __builtin_memset(block[row], 0, sizeof block[row]);
+          continue;
+        }
+        const std::byte* const line = from + (d + row) * stride + first * kSize;
+        if (d + row + kRowsAhead < depth)
+          for (std::int64_t i = 0; i < columns * kSize; i += 64)
+            __builtin_prefetch(line + kRowsAhead * stride + i, 0, 2);
+        if (columns == kBlockLanes)
+          __builtin_memcpy(block[row], line, kBlockLanes * kSize);
+        else
+          __builtin_memcpy(block[row], line, std::size_t(columns * kSize));
       }
-      std::byte padded[kRows][kWidth * kSize] = {};
-      for (std::int64_t row = 0; row < rows; ++row)
-        __builtin_memcpy(padded[row], block + row * stride, std::size_t(columns * kSize));
-      transpose_square<Reader>(padded[0], kWidth * kSize, out, pitch, columns);
+      for (std::int64_t lane = 0; lane < columns; lane += kWidth)
+        transpose_square<Reader>(block[0] + lane * kSize, kBlockLanes * kSize,
+                                 to + (first + lane) * pitch + at, pitch, columns - lane);
     }
   }
 }
@@ -102,12 +116,21 @@ void transpose_lanes(const void* source, std::ptrdiff_t stride, std::int64_t dep
 // ## Coding
 
 /// Calls `step(d, from)` for each unit, `from` being its elements of `Size` bytes: of the source,
-/// or zeros where that has ended.
+/// or zeros where that has ended. Asks memory for as many bytes from `ahead` on.
 template <int Size, typename Step>
-NPUBLAS_INLINE void for_each_unit(const void* source, std::int64_t size, Step step) {
+NPUBLAS_INLINE void for_each_unit(const void* source, std::int64_t size, const void* ahead,
+                                  Step step) {
   const auto* const from = static_cast<const std::byte*>(source);
+  const auto* const later = static_cast<const std::byte*>(ahead);
   std::int64_t d = 0;
-  for (; d + kUnit <= size; d += kUnit) step(d, from + d * Size);
+  for (; d + kUnit <= size; d += kUnit) {
+    if (Size * kUnit % 64 == 0 || d * Size % 64 == 0) {
+#pragma GCC unroll 2
+      for (int i = 0; i < (Size * kUnit + 63) / 64; ++i)
+        __builtin_prefetch(later + d * Size + 64 * i);
+    }
+    step(d, from + d * Size);
+  }
   if (size % kStep == 0) return;
   std::byte rest[2][kUnit * Size] = {};
   __builtin_memcpy(rest[0], from + d * Size, std::size_t((size - d) * Size));
@@ -115,19 +138,18 @@ NPUBLAS_INLINE void for_each_unit(const void* source, std::int64_t size, Step st
 }
 
 template <Vector (*read)(const std::byte*), int Size>
-void widen(const void* from, std::int64_t size, float* to) {
-  for_each_unit<Size>(from, size, [&](std::int64_t d, const std::byte* unit) {
+void widen(const void* from, std::int64_t size, float* to, const void* ahead) {
+  for_each_unit<Size>(from, size, ahead, [&](std::int64_t d, const std::byte* unit) {
 #pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i) store(to + d + i * kWidth, read(unit + i * kWidth * Size));
   });
 }
 
 std::uint32_t largest_float(const void* from, std::int64_t size) {
-  // Two sets, so that one load can follow the other.
   Vector largest[kParts];
 #pragma GCC unroll 4
   for (int i = 0; i < kParts; ++i) largest[i] = zero();
-  for_each_unit<4>(from, size, [&](std::int64_t, const std::byte* unit) {
+  for_each_unit<4>(from, size, from, [&](std::int64_t, const std::byte* unit) {
 #pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i)
       largest[i] = max_bits(largest[i], magnitude(load(unit + 4 * i * kWidth)));
@@ -154,18 +176,20 @@ HalfRange range_of_halves(const void* source, std::int64_t size) {
   return {largest, smallest};
 }
 
-void halve(const void* from, std::int64_t size, float first, float second, std::uint16_t* to) {
+void halve(const void* from, std::int64_t size, float first, float second, std::uint16_t* to,
+           const void* ahead) {
   const Vector s = broadcast(first), t = broadcast(second);
-  for_each_unit<4>(from, size, [&](std::int64_t d, const std::byte* unit) {
+  for_each_unit<4>(from, size, ahead, [&](std::int64_t d, const std::byte* unit) {
 #pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i)
       store_halves(to + d + i * kWidth, mul(mul(load(unit + 4 * i * kWidth), s), t));
   });
 }
 
-void scale_halves(const void* from, std::int64_t size, float power, std::uint16_t* to) {
+void scale_halves(const void* from, std::int64_t size, float power, std::uint16_t* to,
+                  const void* ahead) {
   const Vector s = broadcast(power);
-  for_each_unit<2>(from, size, [&](std::int64_t d, const std::byte* unit) {
+  for_each_unit<2>(from, size, ahead, [&](std::int64_t d, const std::byte* unit) {
 #pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i)
       store_halves(to + d + i * kWidth, mul(load_float16(unit + 2 * i * kWidth), s));
@@ -177,14 +201,14 @@ void scale_halves(const void* from, std::int64_t size, float power, std::uint16_
 constexpr float kRoundsToNormal = 0x1p-14f - 0x1p-26f;
 
 void split(const void* from, std::int64_t size, float first, float second, std::uint16_t* high,
-           std::uint16_t* low, SplitNote& note) {
+           std::uint16_t* low, SplitNote& note, const void* ahead) {
   const Vector s = broadcast(first), t = broadcast(second);
   const Vector bound = broadcast(kRoundsToNormal), large = broadcast(0x1p9f);
   const Vector up = broadcast(0x1p12f), tenth = broadcast(0x1p-10f);
   Vector sizes[kParts], totals[kParts], largest[kParts], lows[kParts], counts[kParts];
 #pragma GCC unroll 4
   for (int i = 0; i < kParts; ++i) sizes[i] = totals[i] = largest[i] = lows[i] = counts[i] = zero();
-  for_each_unit<4>(from, size, [&](std::int64_t d, const std::byte* unit) {
+  for_each_unit<4>(from, size, ahead, [&](std::int64_t d, const std::byte* unit) {
 #pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i) {
       const Vector x = mul(mul(load(unit + 4 * i * kWidth), s), t);
@@ -230,13 +254,13 @@ void split(const void* from, std::int64_t size, float first, float second, std::
 // product is near the middle of two. Then these 16 are divided.
 constexpr float kSurelyNearest = 0.5f - 0x1p-15f;
 
-std::uint8_t quantize(const void* from, std::int64_t size, float scale, int limit,
-                      std::int8_t* to) {
+std::uint8_t quantize(const void* from, std::int64_t size, float scale, int limit, std::int8_t* to,
+                      const void* ahead) {
   const bool divides = !(scale >= 0x1p-100f && scale <= 0x1p100f);
   const Vector divisor = broadcast(scale), inverse = broadcast(1.0f / scale);
   const Vector top = broadcast(float(limit)), bottom = broadcast(-float(limit));
   Bytes any = no_bytes();
-  for_each_unit<4>(from, size, [&](std::int64_t d, const std::byte* unit) {
+  for_each_unit<4>(from, size, ahead, [&](std::int64_t d, const std::byte* unit) {
     Vector quotients[kParts], farthest = zero();
 #pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i) {
@@ -259,19 +283,33 @@ std::uint8_t quantize(const void* from, std::int64_t size, float scale, int limi
 
 constexpr std::int64_t kLine = 64;
 
+/// `kPieces` pieces of all lanes: with four, each line of a lane is read once and used up.
+template <bool kStream, int kPieces>
+NPUBLAS_INLINE void scatter_quads(const std::byte* const* lanes, std::int64_t count,
+                                  std::int64_t at, std::byte* to, std::int64_t stride,
+                                  std::uint8_t turned) {
+  const std::int64_t quads = count / 4 * 4;
+  for (std::int64_t i = 0; i < quads; i += 4) {
+    const std::byte *const a = lanes[i] + at, *const b = lanes[i + 1] + at,
+                           *const c = lanes[i + 2] + at, *const d = lanes[i + 3] + at;
+#pragma GCC unroll 4
+    for (int p = 0; p < kPieces; ++p)
+      store_line<kStream>(to + p * stride + 16 * i,
+                          join_16(a + 16 * p, b + 16 * p, c + 16 * p, d + 16 * p), turned);
+  }
+  for (std::int64_t i = quads; i < count; ++i)
+    for (int p = 0; p < kPieces; ++p)
+      copy_16(to + p * stride + 16 * i, lanes[i] + at + 16 * p, turned);
+}
+
 template <bool kStream>
 void scatter_16_to(const std::byte* const* lanes, std::int64_t count, std::int64_t pieces,
                    std::byte* to, std::int64_t stride, std::uint8_t turned) {
-  const std::int64_t quads = count / 4 * 4;
-  for (std::int64_t p = 0; p < pieces; ++p) {
-    std::byte* const out = to + p * stride;
-    const std::int64_t at = p * 16;
-    for (std::int64_t i = 0; i < quads; i += 4)
-      store_line<kStream>(
-          out + 16 * i,
-          join_16(lanes[i] + at, lanes[i + 1] + at, lanes[i + 2] + at, lanes[i + 3] + at), turned);
-    for (std::int64_t i = quads; i < count; ++i) copy_16(out + 16 * i, lanes[i] + at, turned);
-  }
+  std::int64_t p = 0;
+  for (; p + 4 <= pieces; p += 4)
+    scatter_quads<kStream, 4>(lanes, count, 16 * p, to + p * stride, stride, turned);
+  for (; p < pieces; ++p)
+    scatter_quads<kStream, 1>(lanes, count, 16 * p, to + p * stride, stride, turned);
 }
 
 template <bool kStream>

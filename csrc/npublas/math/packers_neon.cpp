@@ -104,13 +104,14 @@ inline std::uint8_t all_bits(Bytes any) {
   return bits;
 }
 
-ByteNote note_bytes(const void* source, std::int64_t size, std::uint8_t turned) {
+ByteNote note_bytes(const void* source, std::int64_t size, std::uint8_t turned, const void* ahead) {
   const auto* const from = static_cast<const std::byte*>(source);
   const uint8x16_t flip = vdupq_n_u8(turned);
   int32x4_t sums = vdupq_n_s32(0);
   uint8x16_t any = vdupq_n_u8(0);
   std::int64_t d = 0;
   for (; d + 16 <= size; d += 16) {
+    if (d % 64 == 0) __builtin_prefetch(static_cast<const std::byte*>(ahead) + d);
     const uint8x16_t x = load_16(from + d);
     any = vorrq_u8(any, x);
     sums = vpadalq_s16(sums, vpaddlq_s8(vreinterpretq_s8_u8(veorq_u8(x, flip))));

@@ -46,7 +46,7 @@ T same(T x) {
 }
 
 template <typename From, float (*convert)(From)>
-void widen(const void* from, std::int64_t size, float* to) {
+void widen(const void* from, std::int64_t size, float* to, const void*) {
   for (std::int64_t d = 0; d < size; ++d) to[d] = convert(read<From>(from, d));
 }
 
@@ -74,7 +74,7 @@ HalfRange range_of_halves(const void* from, std::int64_t size) {
   return range;
 }
 
-ByteNote note_bytes(const void* source, std::int64_t size, std::uint8_t turned) {
+ByteNote note_bytes(const void* source, std::int64_t size, std::uint8_t turned, const void*) {
   const auto* const from = static_cast<const std::uint8_t*>(source);
   ByteNote note{0, 0};
   for (std::int64_t d = 0; d < size; ++d) {
@@ -84,21 +84,23 @@ ByteNote note_bytes(const void* source, std::int64_t size, std::uint8_t turned) 
   return note;
 }
 
-void halve(const void* from, std::int64_t size, float first, float second, std::uint16_t* to) {
+void halve(const void* from, std::int64_t size, float first, float second, std::uint16_t* to,
+           const void*) {
   std::vector<float>& values = copy_of(from, size);
   const auto width = std::int64_t(values.size());
   scale_lane(values.data(), width, first, second);
   halve_lane(values.data(), width, to);
 }
 
-void scale_halves(const void* from, std::int64_t size, float power, std::uint16_t* to) {
+void scale_halves(const void* from, std::int64_t size, float power, std::uint16_t* to,
+                  const void*) {
   for (std::int64_t d = 0; d < size; ++d)
     to[d] = float_to_half(half_to_float(read<std::uint16_t>(from, d)) * power);
   std::fill(to + size, to + round_up(size, kDepthStep), std::uint16_t(0));
 }
 
 void split(const void* from, std::int64_t size, float first, float second, std::uint16_t* high,
-           std::uint16_t* low, SplitNote& note) {
+           std::uint16_t* low, SplitNote& note, const void*) {
   thread_local std::vector<float> losses;
   std::vector<float>& values = copy_of(from, size);
   const auto width = std::int64_t(values.size());
@@ -107,8 +109,8 @@ void split(const void* from, std::int64_t size, float first, float second, std::
   split_lane(values.data(), width, high, low, losses.data(), note);
 }
 
-std::uint8_t quantize(const void* from, std::int64_t size, float scale, int limit,
-                      std::int8_t* to) {
+std::uint8_t quantize(const void* from, std::int64_t size, float scale, int limit, std::int8_t* to,
+                      const void*) {
   const std::vector<float>& values = copy_of(from, size);
   const auto width = std::int64_t(values.size());
   quantize_lane(values.data(), width, scale, limit, to);
