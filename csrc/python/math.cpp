@@ -51,13 +51,16 @@ DType dtype_of(const py::array& array, const std::optional<std::string>& told = 
   return dtype_from(told ? *told : std::string(py::str(array.dtype())));
 }
 
-Target target_of(py::array& array, const std::optional<std::string>& dtype = std::nullopt) {
+/// `streamed`: as a part of a result that is large enough.
+Target target_of(py::array& array, const std::optional<std::string>& dtype = std::nullopt,
+                 bool streamed = false) {
   return {.data = array.mutable_data(),
           .row_stride = array.strides(0),
           .column_stride = array.strides(1),
           .dtype = dtype_of(array, dtype),
           .rows = array.shape(0),
-          .columns = array.shape(1)};
+          .columns = array.shape(1),
+          .whole_bytes = streamed ? std::size_t(1) << 40 : 0};
 }
 
 template <typename T>
@@ -207,34 +210,38 @@ void register_unpacking(py::module_& module) {
       "unpack_integers",
       [](const Sums& sums, Pair shape, const std::string& layout,
          const std::optional<Sums>& row_offsets, const std::optional<Sums>& column_offsets,
-         bool accumulate, py::array& target) {
+         bool accumulate, py::array& target, bool streamed) {
         return as_dict(unpack_integers(sums.data(), surface_from(shape, layout),
                                        data_or_null(row_offsets), data_or_null(column_offsets),
-                                       accumulate, target_of(target)));
+                                       accumulate, target_of(target, std::nullopt, streamed)));
       },
       py::arg("sums"), py::kw_only(), py::arg("shape"), py::arg("layout") = "native",
-      py::arg("row_offsets"), py::arg("column_offsets"), py::arg("accumulate"), py::arg("target"));
+      py::arg("row_offsets"), py::arg("column_offsets"), py::arg("accumulate"), py::arg("target"),
+      py::arg("streamed") = false);
   module.def(
       "unpack_floats",
       [](const Floats& main, const std::optional<Floats>& a_low, const std::optional<Floats>& b_low,
          Pair shape, const std::string& layout, const Scales& row_scales,
-         const Scales& column_scales, bool accumulate, py::array& target) {
+         const Scales& column_scales, bool accumulate, py::array& target, bool streamed) {
         return as_dict(unpack_floats({main.data(), data_or_null(a_low), data_or_null(b_low)},
                                      surface_from(shape, layout), row_scales.data(),
-                                     column_scales.data(), accumulate, target_of(target)));
+                                     column_scales.data(), accumulate,
+                                     target_of(target, std::nullopt, streamed)));
       },
       py::arg("main"), py::arg("a_low"), py::arg("b_low"), py::kw_only(), py::arg("shape"),
       py::arg("layout") = "native", py::arg("row_scales"), py::arg("column_scales"),
-      py::arg("accumulate"), py::arg("target"));
+      py::arg("accumulate"), py::arg("target"), py::arg("streamed") = false);
   module.def(
       "unpack_quantized",
       [](const Sums& sums, Pair shape, const std::string& layout, const Scales& row_scales,
-         const Scales& column_scales, bool accumulate, py::array& target) {
+         const Scales& column_scales, bool accumulate, py::array& target, bool streamed) {
         return as_dict(unpack_quantized(sums.data(), surface_from(shape, layout), row_scales.data(),
-                                        column_scales.data(), accumulate, target_of(target)));
+                                        column_scales.data(), accumulate,
+                                        target_of(target, std::nullopt, streamed)));
       },
       py::arg("sums"), py::kw_only(), py::arg("shape"), py::arg("layout") = "native",
-      py::arg("row_scales"), py::arg("column_scales"), py::arg("accumulate"), py::arg("target"));
+      py::arg("row_scales"), py::arg("column_scales"), py::arg("accumulate"), py::arg("target"),
+      py::arg("streamed") = false);
 }
 
 void register_finishing(py::module_& module) {

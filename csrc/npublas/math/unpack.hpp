@@ -20,6 +20,9 @@ struct Target {
   DType dtype;
   std::int64_t rows;
   std::int64_t columns;
+  /// Of the whole result, if what is stored here is final; 0: it is added to soon, or not known.
+  /// Large results are written past the caches, which only costs time where they are read soon.
+  std::size_t whole_bytes = 0;
 };
 
 /// C as the NPU leaves it: at least as large as the target, and its upper left is the target's.

@@ -1,0 +1,66 @@
+// # Unpackers
+// The loops of unpacking (unpack.hpp), which are compiled once for each set of instructions. What
+// they do is one thing: a *strip*, some rows of a few neighbouring *lines*, where a line is as many
+// columns as make 64 bytes of the result. unpack.cpp cuts a target into strips, so that neither the
+// surface's lines nor the target's leave the cache half used.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "npublas/base/cpu_features.hpp"
+#include "npublas/base/dtype.hpp"
+
+namespace npublas {
+
+inline constexpr std::int64_t kLineBytes = 64;
+/// Rows of a strip, at most: of a native surface, 512 neighbouring bytes of each group of columns,
+/// which is what it takes to read at memory speed; their lines of the result stay in L1.
+inline constexpr std::int64_t kStripRows = 32;
+inline constexpr std::int64_t kStripLines = 4;
+
+/// Element (row, column) of the surfaces is at `row * row_step + column / 4 * group_step +
+/// column % 4`, which both layouts are.
+struct Strip {
+  const std::uint32_t* main;  ///< bits of int32 or float32
+  const std::uint32_t* a_low;
+  const std::uint32_t* b_low;
+  std::ptrdiff_t row_step, group_step;  ///< elements
+  const void* of_rows;                  ///< of each row: int32 offset, or double scale
+  const void* of_columns;
+  std::int64_t rows, lines;
+  std::byte* to;
+  std::ptrdiff_t pitch;  ///< bytes from row to row; columns are neighbours
+};
+
+/// What was seen in all strips so far; each element of an array is of some of the columns.
+struct alignas(64) SeenInStrips {
+  static constexpr int kLanes = 8;
+  std::uint32_t main[kLanes] = {}, a_low[kLanes] = {}, b_low[kLanes] = {};  ///< ORed
+  std::uint32_t largest[kLanes] = {};  ///< magnitude of a result as float32
+  bool underflow = false;
+};
+
+using UnpackStrip = void (*)(const Strip& strip, SeenInStrips& seen);
+
+enum class SumsOf : std::uint8_t { integers, floats, floats_in_parts, quantized };
+
+/// Of one set of instructions.
+struct Unpackers {
+  /// Stores the strip, or adds it (`accumulate`); null if there is no such unpacking.
+  UnpackStrip (*of)(SumsOf sums, DType target, bool accumulate);
+  /// Copies whole lines to where they are aligned, past the caches if the machine can.
+  void (*stream)(const std::byte* from, std::byte* to, std::int64_t lines);
+  /// Waits until what was streamed can be seen by others.
+  void (*finish_streaming)();
+};
+
+const Unpackers& unpackers_for(Isa isa);
+
+// Where each is defined; `kPortableUnpackers` is NEON's, too.
+extern const Unpackers kPortableUnpackers;
+#if defined(__x86_64__)
+extern const Unpackers kAvx2Unpackers, kAvx512Unpackers;
+#endif
+
+}  // namespace npublas

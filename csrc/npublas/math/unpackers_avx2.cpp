@@ -1,0 +1,53 @@
+// Compiled with -mavx2 and its like (CMakeLists.txt), and empty on other machines.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "npublas/math/pack.hpp"
+#include "npublas/math/unpackers.hpp"
+
+namespace npublas {
+namespace {
+
+constexpr int kUnit = 4;
+typedef std::uint32_t Words __attribute__((vector_size(16)));
+typedef double Doubles __attribute__((vector_size(32)));
+
+inline Words load_groups(const std::uint32_t* group, std::ptrdiff_t) {
+  return (Words)_mm_loadu_si128(reinterpret_cast<const __m128i*>(group));
+}
+inline Doubles broadcast(double x) { return _mm256_set1_pd(x); }
+inline Doubles load_doubles(const void* from) {
+  return _mm256_loadu_pd(static_cast<const double*>(from));
+}
+inline void store_doubles(void* to, Doubles doubles) {
+  _mm256_storeu_pd(static_cast<double*>(to), doubles);
+}
+inline Doubles widen_float(Words words) { return _mm256_cvtps_pd((__m128)words); }
+inline Doubles widen_integer(Words words) { return _mm256_cvtepi32_pd((__m128i)words); }
+inline Words narrow(Doubles doubles) { return (Words)_mm256_cvtpd_ps(doubles); }
+inline bool any(Words mask) { return !_mm_testz_si128((__m128i)mask, (__m128i)mask); }
+/// True if a result below float32's normal numbers isn't what it was rounded from.
+inline bool lost(Doubles total, Doubles result) {
+  const auto mask = (__m256i)((result != total) & (result < 0x1p-126) & (result > -0x1p-126));
+  return !_mm256_testz_si256(mask, mask);
+}
+
+inline void stream_line(const std::byte* from, std::byte* to) {
+  const auto* const parts = reinterpret_cast<const __m256i*>(from);
+  const __m256i lower = _mm256_loadu_si256(parts), upper = _mm256_loadu_si256(parts + 1);
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), lower);
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to) + 1, upper);
+}
+void finish_streaming() { _mm_sfence(); }
+
+#include "npublas/math/unpackers_body.hpp"
+
+}  // namespace
+
+constexpr Unpackers kAvx2Unpackers = {unpack_strip_of, stream, finish_streaming};
+
+}  // namespace npublas
+#endif
