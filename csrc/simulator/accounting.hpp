@@ -52,7 +52,12 @@ enum class Counter {
   runs_core_2,
   runs_core_auto,
   runs_at_once_peak,
-  operations,          // 2*m*k*n of each run
+  operations,      // 2*m*k*n of each run
+  busy_ns_core_0,  // of timed runs, from start to end
+  busy_ns_core_1,
+  busy_ns_core_2,
+  streamed_bytes,      // by timed runs
+  host_ns,             // that cache syncs, binds and creates took
   managed_during_run,  // create, destroy, allocate, free or bind B while some run was on
   stale_inputs,        // strict mode: runs whose A or native B was written but not synced
   leaked_fds,          // by memories without a context, as the vendor's runtime leaks them

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "accounting.hpp"
+#include "clock.hpp"
 #include "contexts.hpp"
 #include "faults.hpp"
 #include "memory.hpp"
@@ -112,6 +113,11 @@ int destroy_context(Function function, abi::Context handle) noexcept {
       true);
 }
 
+int created(int status) {
+  if (status == abi::kSuccess) charge_create();
+  return status;
+}
+
 // 20302 is 2.3.2.
 void write_version(char (&text)[256], std::int64_t version, const char* suffix) {
   std::snprintf(text, sizeof text, "%d.%d.%d%s", int(version / 10000), int(version / 100 % 100),
@@ -128,7 +134,7 @@ NPUBLAS_EXPORT int rknn_matmul_create(abi::Context* ctx, abi::MatmulInfo* info, 
     if (!info || !io) return int(abi::kParamInvalid);
     note_management();
     const abi::MatmulShape shape{info->m, info->k, info->n};
-    return Context::create(*info, {&shape, 1}, false, io, *ctx);
+    return created(Context::create(*info, {&shape, 1}, false, io, *ctx));
   });
 }
 
@@ -141,7 +147,7 @@ NPUBLAS_EXPORT int rknn_matmul_create_dynamic_shape(abi::Context* ctx, abi::Matm
       return int(abi::kParamInvalid);
     }
     note_management();
-    return Context::create(*info, {shapes, std::size_t(shape_num)}, true, io, *ctx);
+    return created(Context::create(*info, {shapes, std::size_t(shape_num)}, true, io, *ctx));
   });
 }
 
@@ -154,7 +160,9 @@ NPUBLAS_EXPORT int rknn_matmul_set_io_mem(abi::Context ctx, abi::TensorMem* mem,
       violation(Violation::stale_handle, "rknn_matmul_set_io_mem: this is not a living memory");
       return int(abi::kFail);
     }
-    return context.bind(memory, *attr);
+    const int status = context.bind(memory, *attr);
+    if (status == abi::kSuccess) charge_bind();
+    return status;
   });
 }
 
@@ -286,6 +294,7 @@ NPUBLAS_EXPORT int rknn_mem_sync(abi::Context ctx, abi::TensorMem* mem, int mode
     const auto offset = std::uint64_t(memory->handle.offset);
     if (mode & abi::kToDevice) buffer->to_device(offset, memory->handle.size);
     if (mode & abi::kFromDevice) buffer->from_device(offset, memory->handle.size);
+    charge_sync(memory->handle.size);
     return int(abi::kSuccess);
   });
 }

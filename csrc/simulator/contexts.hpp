@@ -60,7 +60,6 @@ class Context {
   bool resolve(const char* name, const std::weak_ptr<Memory>& bound, std::uint64_t need,
                Range& range) const;
   int bind_converted_b(Memory& memory);
-  int program_rows() const;
   int compute(const Range& a, const Range& b, const Range& c);
 
   const Format* format_ = nullptr;

@@ -2,15 +2,21 @@
 // How a test, or a person, steers the simulator: plain C functions under a prefix of their own, so
 // that ctypes, a C program and the C++ tests use the same ones. All are safe from any thread. They
 // return 0, or -1 for a name or value that does not exist.
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "accounting.hpp"
+#include "cutting.hpp"
 #include "faults.hpp"
+#include "layouts.hpp"
 #include "memory.hpp"
+#include "rates.hpp"
 #include "report.hpp"
 #include "settings.hpp"
+#include "timeline.hpp"
 
 using namespace npublas::simulator;
 
@@ -88,5 +94,90 @@ NPUBLAS_EXPORT void npublas_simulator_last_violation(char* text, std::size_t siz
     if (text && size) std::snprintf(text, size, "%s", last_violation().c_str());
   } catch (...) {
     *text = '\0';
+  }
+}
+
+// ## The clock's model, without running anything
+
+extern "C" {
+/// A product, by the vendor's number of its type, and what a context would make of a run of it.
+struct npublas_simulator_run {
+  std::int32_t type, m, k, n;
+  std::int32_t ac_native;
+  std::int32_t cores;  // that run such a product at the same time, 1 to 3
+
+  double call_ns;  // from the call to the end, on a core that is idle
+  double core_ns;  // of these, the core is busy
+  double bytes;    // streamed
+  std::int64_t tasks, reusing, tile_rows, piece_columns;
+  double passes;  // how often B is streamed
+};
+}
+
+namespace {
+
+bool model(npublas_simulator_run& run, const Rates& rates) {
+  const Format* const format = find_format(run.type);
+  if (!format || run.m < 1 || run.k < 1 || run.n < 1 || run.cores < 1 || run.cores > kCores ||
+      run.k % kDepthStep || run.n % format->y) {
+    return false;
+  }
+  const bool native = run.ac_native != 0;
+  const Cuttable product{
+      format->bits, format->y, format->c_bytes, native, program_rows(run.m, native), run.k, run.n};
+  const Cut cuts = cut(product);
+  const Work asked = work(product, cuts, rates);
+  run.core_ns = asked.fixed + std::max(asked.alone, run.cores * asked.bytes / rates.memory);
+  run.call_ns = rates.submit + run.core_ns;
+  run.bytes = double(cuts.streamed());
+  run.tasks = cuts.tasks;
+  run.reusing = cuts.reusing;
+  run.tile_rows = cuts.tile_rows;
+  run.piece_columns = cuts.piece_columns;
+  run.passes = double(cuts.b_bytes) / double(format->ab_bytes(std::uint64_t(run.k) * run.n));
+  return true;
+}
+
+}  // namespace
+
+/// Fills in the rest of each of `count` runs, by the settings as they are (the target's rates while
+/// the clock is off). -1, and it stops, at the first that no context could run.
+NPUBLAS_EXPORT int npublas_simulator_model(npublas_simulator_run* runs, std::int64_t count) {
+  if (!runs || count < 0) return -1;
+  const Rates rates = current_rates();
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (!model(runs[i], rates)) return -1;
+  }
+  return 0;
+}
+
+/// When runs start and end that arrive at these times (in any order; ns), all told: core 0 to 2, or
+/// -1 for any; `fixed` and `alone` ns, `bytes` of the memory, which moves `memory` of them per ns.
+NPUBLAS_EXPORT int npublas_simulator_timeline(std::int64_t count, const std::int32_t* cores,
+                                              const double* arrivals, const double* fixed,
+                                              const double* alone, const double* bytes,
+                                              double memory, double submit, double task,
+                                              double* starts, double* ends) {
+  try {
+    for (std::int64_t i = 0; i < count; ++i) {
+      if (cores[i] < kAnyCore || cores[i] >= kCores || !(arrivals[i] >= 0) || !(alone[i] > 0) ||
+          !(fixed[i] >= 0) || !(bytes[i] >= 0)) {
+        return -1;
+      }
+    }
+    if (count < 0 || !(memory > 0)) return -1;
+    Timeline timeline(memory);
+    std::vector<Timeline::Ticket> tickets;
+    for (std::int64_t i = 0; i < count; ++i) {
+      tickets.push_back(
+          timeline.add({cores[i], arrivals[i], submit, task, {fixed[i], alone[i], bytes[i]}}));
+    }
+    for (std::int64_t i = 0; i < count; ++i) {
+      starts[i] = timeline.start(tickets[std::size_t(i)]);
+      ends[i] = timeline.end(tickets[std::size_t(i)]);
+    }
+    return 0;
+  } catch (...) {
+    return -1;
   }
 }

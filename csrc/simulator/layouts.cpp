@@ -4,6 +4,8 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "settings.hpp"
+
 namespace npublas::simulator {
 namespace {
 
@@ -32,6 +34,11 @@ const Format* find_format(std::int32_t type) {
     if (format.type == type) return &format;
   }
   return nullptr;
+}
+
+int program_rows(int m, bool native_ac) {
+  const int step = native_ac && m > 1 ? int(get(Setting::native_row_step)) : 1;
+  return (m + step - 1) / step * step;
 }
 
 void describe(const Format& format, const abi::MatmulShape& shape, int b_layout, bool native_ac,

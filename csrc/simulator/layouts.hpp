@@ -59,6 +59,10 @@ struct NativeB {
   }
 };
 
+/// The rows of A and C in the NPU's program. For native ones these are surfaces of a multiple of
+/// four rows (the setting `native_row_step`), whatever io_attr says, except for a single row.
+int program_rows(int m, bool native_ac);
+
 /// What create reports for a shape: exact sizes, without any padding.
 void describe(const Format& format, const abi::MatmulShape& shape, int b_layout, bool native_ac,
               abi::IoAttr& io);

@@ -19,7 +19,7 @@ constexpr std::int64_t kMiB = 1 << 20;
 struct Row {
   const char* name;
   std::int64_t initial, least, most;
-  std::array<const char*, 3> words;  // names of the values 0, 1, 2, where they have names
+  std::array<const char*, 4> words;  // names of the values from 0 on, where they have names
 };
 
 constexpr std::array<Row, kSettings> kRows = {{
@@ -43,6 +43,20 @@ constexpr std::array<Row, kSettings> kRows = {{
     {"driver_version", 908, 0, 999'999, {}},
     {"isa", kBest, kBest, kAvx2, {"best", "baseline", "avx2"}},
     {"log", 1, 0, 1, {}},
+    {"clock", kOff, kOff, kStretch, {"off", "first", "target", "stretch"}},
+    {"compute", 1, 0, 1, {}},
+    {"npu_mhz", 1000, 1, 10'000, {}},
+    {"ddr_mhz", 2112, 1, 10'000, {}},
+    // -1 is what the profile says.
+    {"efficiency_permille", -1, -1, 1000, {}},
+    {"core_mb_s", -1, -1, 1'000'000, {}},
+    {"memory_mb_s", -1, -1, 1'000'000, {}},
+    {"submit_ns", -1, -1, 1'000'000'000, {}},
+    {"task_ns", -1, -1, 1'000'000'000, {}},
+    {"sync_ns", 1'100, 0, 1'000'000'000, {}},
+    {"sync_mb_s", 10'600, 1, 1'000'000, {}},
+    {"bind_ns", 5'000, 0, 1'000'000'000, {}},
+    {"create_ns", 2'600'000, 0, 1'000'000'000, {}},
 }};
 
 std::array<std::atomic<std::int64_t>, kSettings> current;
@@ -56,6 +70,10 @@ bool allowed(Setting setting, std::int64_t value) {
       return value == 1 || value == 4;
     case Setting::native_b_segment:
       return value % 32 == 0;
+    case Setting::efficiency_permille:
+    case Setting::core_mb_s:
+    case Setting::memory_mb_s:
+      return value != 0;
     case Setting::isa:
       return value != kAvx2 || has_avx2();
     default:

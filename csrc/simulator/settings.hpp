@@ -31,12 +31,26 @@ enum class Setting {
   driver_version,
   isa,
   log,
+  clock,
+  compute,
+  npu_mhz,
+  ddr_mhz,
+  efficiency_permille,
+  core_mb_s,
+  memory_mb_s,
+  submit_ns,
+  task_ns,
+  sync_ns,
+  sync_mb_s,
+  bind_ns,
+  create_ns,
 };
-inline constexpr int kSettings = int(Setting::log) + 1;
+inline constexpr int kSettings = int(Setting::create_ns) + 1;
 
 // Values of settings that are words outside.
 enum Int4Overflow : std::int64_t { kSaturate = 0, kTrap = 1 };
 enum Isa : std::int64_t { kBest = 0, kBaseline = 1, kAvx2 = 2 };
+enum ClockProfile : std::int64_t { kOff = 0, kFirst = 1, kTarget = 2, kStretch = 3 };
 
 /// The current value. Safe from any thread.
 std::int64_t get(Setting setting);

@@ -26,9 +26,15 @@ import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 __all__ = [
     "LIBRARY_NAME",
+    "TYPES",
+    "RunTime",
     "arm",
     "counters",
     "disarm",
@@ -41,12 +47,25 @@ __all__ = [
     "release",
     "reset",
     "reset_counters",
+    "run_time",
+    "run_times",
     "set",
     "setting",
     "settings",
+    "timeline",
 ]
 
 LIBRARY_NAME = "libnpublas_simulator.so"
+
+#: The vendor's numbers of the types whose products can be timed.
+TYPES = {
+    "float16": 1,
+    "int8": 2,
+    "int8_to_int8": 3,
+    "float16_to_float16": 4,
+    "int8_to_float32": 9,
+    "int4": 10,
+}
 
 _KINDS = ("setting", "fault", "counter")
 
@@ -106,6 +125,11 @@ def library() -> ctypes.CDLL:
         "fault_name": (text, [ctypes.c_int]),
         "counter_name": (text, [ctypes.c_int]),
         "last_violation": (None, [text, ctypes.c_size_t]),
+        "model": (ctypes.c_int, [ctypes.c_void_p, integer]),
+        "timeline": (
+            ctypes.c_int,
+            [integer, *[ctypes.c_void_p] * 5, *[ctypes.c_double] * 3, *[ctypes.c_void_p] * 2],
+        ),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(lib, f"npublas_simulator_{name}")
@@ -312,3 +336,180 @@ def reset() -> None:
     Contexts and memories that somebody holds stay alive and counted.
     """
     library().npublas_simulator_reset()
+
+
+class RunTime(NamedTuple):
+    """What the clock's model says of one run.
+
+    The fields are those that `run_times` has as columns.
+    """
+
+    nanoseconds: float
+    """From the call to the end, on a core that is idle."""
+    core_nanoseconds: float
+    """Of these, the core is busy; behind another run, this and the gap between tasks is all."""
+    bytes: float
+    """Streamed: A, B as often as the tasks read it, and C."""
+    tasks: int
+    """Into which the runtime cuts the product."""
+    reusing: int
+    """Of these, how many find their part of B in the core's buffer."""
+    tile_rows: int
+    """Rows of the largest task."""
+    piece_columns: int
+    """Columns of the first piece of B."""
+    passes: float
+    """How often B is streamed."""
+
+
+_MODEL = np.dtype(
+    [(name, np.int32) for name in ("type", "m", "k", "n", "native", "cores")]
+    + [
+        (
+            name,
+            float if name in ("nanoseconds", "core_nanoseconds", "bytes", "passes") else np.int64,
+        )
+        for name in RunTime._fields
+    ]
+)
+
+
+def run_times(
+    type: str,
+    m: npt.ArrayLike,
+    k: npt.ArrayLike,
+    n: npt.ArrayLike,
+    *,
+    native: npt.ArrayLike = True,
+    cores: npt.ArrayLike = 1,
+) -> npt.NDArray[Any]:
+    """What the clock's model says of runs of many products, without running any.
+
+    It goes by the settings as they are; while the clock is off, by the profile ``target``. It takes
+    some 30 ns for a product.
+
+    Parameters
+    ----------
+    type : str
+        Out of `TYPES`.
+    m, k, n : array_like of int
+        The shapes, which broadcast. K must be a multiple of 32, N of 16 (float16), 32 (int8) or 64
+        (int4).
+    native : array_like of bool
+        The layout of A and C; B is always native.
+    cores : array_like of int
+        How many cores run such a product at the same time and share the memory.
+
+    Returns
+    -------
+    numpy.ndarray
+        A structured array with the fields of `RunTime`, and the arguments besides.
+
+    Raises
+    ------
+    ValueError
+        If there is no such type, or a product that no context could have.
+
+    Examples
+    --------
+    >>> times = run_times("int8", 128, 1024, [1024, 2048, 4096])
+    >>> times["tasks"]
+    array([1, 1, 1])
+    """
+    if type not in TYPES:
+        raise ValueError(f"there is no type {type!r}; the types are {', '.join(TYPES)}")
+    arguments = np.broadcast_arrays(TYPES[type], m, k, n, native, cores)
+    runs = np.zeros(arguments[0].shape, _MODEL)
+    for name, value in zip(_MODEL.names or (), arguments, strict=False):
+        runs[name] = value
+    if library().npublas_simulator_model(runs.ctypes.data, runs.size):
+        raise ValueError(
+            f"no context has such a product: type {type}, with M from {np.min(m)}, K from "
+            f"{np.min(k)} and N from {np.min(n)}, on {np.min(cores)} to {np.max(cores)} cores"
+        )
+    return runs
+
+
+def run_time(
+    type: str,
+    m: int,
+    k: int,
+    n: int,
+    *,
+    native: bool = True,
+    cores: int = 1,
+) -> RunTime:
+    """What the clock's model says of a run of one product; `run_times` is the same for many.
+
+    Examples
+    --------
+    >>> time = run_time("float16", 128, 1024, 8192)
+    >>> time.tasks, time.passes
+    (4, 2.0)
+    >>> run_time("float16", 128, 1024, 4096, native=False).passes
+    1.0
+    """
+    run = run_times(type, m, k, n, native=native, cores=cores)
+    return RunTime(*(run[name].item() for name in RunTime._fields))
+
+
+def timeline(
+    cores: npt.ArrayLike,
+    arrivals: npt.ArrayLike,
+    *,
+    alone: npt.ArrayLike,
+    bytes: npt.ArrayLike,
+    fixed: npt.ArrayLike = 0,
+    memory: float = 24.0,
+    submit: float = 60_000.0,
+    task: float = 3_000.0,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """When runs start and end that arrive at given times: the clock's model of cores and memory.
+
+    Parameters
+    ----------
+    cores : array_like of int
+        0 to 2, or -1 for the one that is free first.
+    arrivals : array_like of float
+        Nanoseconds, as all times; in any order.
+    alone, bytes, fixed : array_like of float
+        How long each run streams by itself, the bytes that it needs of the memory in that time, and
+        how long its core is busy besides.
+    memory : float
+        GB/s of all cores.
+    submit, task : float
+        What comes before a run on an idle core, and behind another run.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        Starts and ends.
+
+    Raises
+    ------
+    ValueError
+        If there is no such core, or a time or a number of bytes is negative.
+
+    Examples
+    --------
+    >>> starts, ends = timeline([0, 0], [0, 0], alone=1e6, bytes=1e6)
+    >>> starts
+    array([  60000., 1063000.])
+    """
+    numbers = np.broadcast_arrays(*np.atleast_1d(cores, arrivals, fixed, alone, bytes))
+    core, *rest = [
+        np.ascontiguousarray(x, np.int32 if not i else float) for i, x in enumerate(numbers)
+    ]
+    starts, ends = np.empty(core.shape), np.empty(core.shape)
+    if library().npublas_simulator_timeline(
+        core.size,
+        core.ctypes.data,
+        *(values.ctypes.data for values in rest),
+        memory,
+        submit,
+        task,
+        starts.ctypes.data,
+        ends.ctypes.data,
+    ):
+        raise ValueError("a core is not one of -1 to 2, or a time or a number of bytes is negative")
+    return starts, ends

@@ -1,0 +1,135 @@
+#include "clock.hpp"
+
+#include <sys/prctl.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <mutex>
+
+#include "accounting.hpp"
+#include "lock.hpp"
+#include "settings.hpp"
+
+namespace npublas::simulator {
+namespace {
+
+// A sleep of this machine's kernel ends some 20 to 50 µs late, so shorter debts wait for company.
+constexpr double kWorthSleeping = 50'000;
+// How far a thread may be behind the wall clock. Sleeps end later than that only on a machine that
+// has other things to do, and what a thread has waited for since may be younger.
+constexpr double kMostBehind = 1'000'000;
+// Arrivals don't lie further back than that.
+constexpr double kForgetAfter = 2 * kMostBehind;
+
+thread_local double ahead = 0;  // of the wall clock; negative is behind it
+
+std::int64_t monotonic() {
+  timespec time{};
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return std::int64_t(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
+}
+
+// Times count from when the library was loaded, so that a double holds fractions of nanoseconds.
+const std::int64_t epoch = monotonic();
+
+double wall() { return double(monotonic() - epoch); }
+
+void sleep_until(double time) {
+  const std::int64_t at = epoch + std::int64_t(time) + 1;
+  const timespec deadline{.tv_sec = at / 1'000'000'000, .tv_nsec = at % 1'000'000'000};
+  // The kernel gathers wake-ups within 50 µs unless a thread asks for less.
+  const int slack = prctl(PR_GET_TIMERSLACK);
+  prctl(PR_SET_TIMERSLACK, 1ul);
+  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &deadline, nullptr) == EINTR) {
+  }
+  if (slack > 0) prctl(PR_SET_TIMERSLACK, static_cast<unsigned long>(slack));
+}
+
+/// When the calling thread calls, by its ideal clock.
+double ideal(double now) {
+  ahead = std::max(ahead, -kMostBehind);
+  return now + ahead;
+}
+
+void charge(double cost) {
+  add(Counter::host_ns, std::int64_t(cost));
+  const double now = wall();
+  const double until = ideal(now) + cost;
+  ahead = until - now;
+  if (ahead < kWorthSleeping) return;
+  sleep_until(until);
+  ahead = until - wall();
+}
+
+struct Chip {
+  Lock mutex;
+  Timeline timeline{1};
+};
+Chip& chip() {
+  static Chip& value = *new Chip;
+  return value;
+}
+
+double end_of(Timeline::Ticket ticket) {
+  Chip& c = chip();
+  const std::lock_guard lock(c.mutex);
+  return c.timeline.end(ticket);
+}
+
+}  // namespace
+
+bool clock_is_on() { return get(Setting::clock) != kOff; }
+
+void charge_sync(std::uint64_t bytes) {
+  if (!clock_is_on()) return;
+  const Rates rates = current_rates();
+  charge(rates.sync + double(bytes) / rates.sync_rate);
+}
+
+void charge_bind() {
+  if (clock_is_on()) charge(current_rates().bind);
+}
+
+void charge_create() {
+  if (clock_is_on()) charge(current_rates().create);
+}
+
+TimedRun::TimedRun(const Cuttable& product, int core) {
+  if (!clock_is_on()) return;
+  const double now = wall();
+  const Rates rates = current_rates();
+  const Cut cuts = cut(product);
+  const double arrival = ideal(now);
+  Chip& c = chip();
+  const std::lock_guard lock(c.mutex);
+  c.timeline.set_memory(rates.memory);
+  c.timeline.forget(now - kForgetAfter);
+  const Timeline::Ticket ticket =
+      c.timeline.add({core, arrival, rates.submit, rates.task, work(product, cuts, rates)});
+  pending_ = Pending{ticket, arrival, now, cuts.streamed()};
+}
+
+TimedRun::~TimedRun() {
+  if (!pending_) return;
+  const Pending& run = *pending_;
+  const double computed = wall() - run.called;
+  // Runs that arrive meanwhile make it later.
+  double end = end_of(run.ticket);
+  while (wall() < end) {
+    sleep_until(end);
+    end = end_of(run.ticket);
+  }
+  ahead = std::max(end, run.arrival + computed) - wall();
+
+  Chip& c = chip();
+  const std::lock_guard lock(c.mutex);
+  const double busy = end - c.timeline.start(run.ticket);
+  c.timeline.leave(run.ticket);
+  constexpr Counter kBusy[kCores] = {Counter::busy_ns_core_0, Counter::busy_ns_core_1,
+                                     Counter::busy_ns_core_2};
+  add(kBusy[run.ticket.core], std::int64_t(busy));
+  add(Counter::streamed_bytes, run.streamed);
+}
+
+}  // namespace npublas::simulator
