@@ -7,6 +7,7 @@
 #include "npublas/engine/limits.hpp"
 #include "npublas/engine/planner.hpp"
 #include "npublas/engine/trust.hpp"
+#include "npublas/engine/tuning.hpp"
 #include "npublas/math/int4.hpp"
 
 namespace npublas {
@@ -97,8 +98,9 @@ Decision decide(const Settings& settings, DType a, DType b, DType out, const Sha
     if (!best) return cpu(Reason::window, true);
     const Prediction predicted = predict(*best, a, out, weights != nullptr);
     decision.cpu_seconds = predicted.cpu_seconds;
-    decision.npu_seconds = predicted.npu_seconds;
-    if (predicted.npu_seconds >= predicted.cpu_seconds) return decision;
+    decision.npu_seconds =
+        corrected_seconds(class_of(*method, weights != nullptr, shape), predicted);
+    if (decision.npu_seconds >= decision.cpu_seconds) return decision;
   }
 
   decision.fallback = demanded;

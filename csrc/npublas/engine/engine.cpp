@@ -18,6 +18,7 @@
 #include "npublas/engine/limits.hpp"
 #include "npublas/engine/planner.hpp"
 #include "npublas/engine/trust.hpp"
+#include "npublas/engine/tuning.hpp"
 #include "npublas/exec/device_lock.hpp"
 #include "npublas/exec/executor.hpp"
 #include "npublas/exec/trace.hpp"
@@ -394,10 +395,11 @@ Outcome multiply(const Request& request, const Settings& settings) noexcept {
     // Whoever demands the NPU waits for it; whoever wants the faster one, no longer than the CPU
     // takes.
     auto patience = engine->options.lock_patience;
+    const Prediction predicted =
+        predict(*plan, request.product.a_type, request.product.out, request.weights != nullptr);
     if (settings.device != Device::npu) {
-      const double seconds =
-          predict(*plan, request.product.a_type, request.product.out).cpu_seconds;
-      patience = std::min(patience, std::chrono::milliseconds(std::int64_t(seconds * 1e3)));
+      patience =
+          std::min(patience, std::chrono::milliseconds(std::int64_t(predicted.cpu_seconds * 1e3)));
     }
     if (!engine->lock->acquire(patience)) {
       trust::note_busy();
@@ -406,8 +408,15 @@ Outcome multiply(const Request& request, const Settings& settings) noexcept {
     const std::shared_ptr<void> unlock(nullptr, [&](void*) { engine->lock->release(); });
     Kept kept(request.product, request.epilogue.beta != 0);
     try {
+      const auto begun = Clock::now();
       outcome = run(*engine, *plan, request, settings, kept);
-      if (outcome.reason != Reason::npu) kept.put_back();
+      if (outcome.reason == Reason::npu) {
+        note_product(class_of(plan->method, request.weights != nullptr, plan->shape),
+                     predicted.npu_seconds,
+                     std::chrono::duration<double>(Clock::now() - begun).count());
+      } else {
+        kept.put_back();
+      }
       trust::note_success();
     } catch (const Error& error) {
       kept.put_back();
