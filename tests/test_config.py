@@ -29,6 +29,7 @@ CHOICES = {
     "on_fallback": ["allow", "warn", "error"],
 }
 PROCESS_ONLY = ["runtime", "memory_limit", "cores"]
+NUMBERS = ["threads"]
 
 
 def current(name):
@@ -52,9 +53,10 @@ def test_the_settings_at_the_start():
         runtime="auto",
         memory_limit="auto",
         cores=3,
+        threads="auto",
     )
-    assert [field.name for field in fields(npublas.Config)] == [*CHOICES, *PROCESS_ONLY]
-    assert npublas.get_config().to_dict().keys() == {*CHOICES, *PROCESS_ONLY}
+    assert [field.name for field in fields(npublas.Config)] == [*CHOICES, *PROCESS_ONLY, *NUMBERS]
+    assert npublas.get_config().to_dict().keys() == {*CHOICES, *PROCESS_ONLY, *NUMBERS}
     with pytest.raises(FrozenInstanceError):
         npublas.get_config().device = "cpu"
 
@@ -70,7 +72,14 @@ def test_every_value_can_be_set_and_read(name, value):
         assert current(name) == value
 
 
-@given(st.fixed_dictionaries({name: st.sampled_from(values) for name, values in CHOICES.items()}))
+@given(
+    st.fixed_dictionaries(
+        {
+            **{name: st.sampled_from(values) for name, values in CHOICES.items()},
+            "threads": st.integers(1, 127) | st.just("auto"),
+        }
+    )
+)
 def test_packing_keeps_every_combination(settings):
     with npublas.config_context(**settings):
         assert _config.unpacked(_config.packed()) == settings
@@ -363,7 +372,9 @@ def test_many_threads_may_change_settings_at_once():
     assert (config.device, config.precision) == ("cpu", "float16")
     assert (config.float64, config.on_fallback) == ("float32", "error")
     # What the loops read is what get_config says.
-    assert _config.unpacked(_config.packed()) == {name: getattr(config, name) for name in CHOICES}
+    assert _config.unpacked(_config.packed()) == {
+        name: getattr(config, name) for name in [*CHOICES, *NUMBERS]
+    }
 
 
 # --- The environment ------------------------------------------------------------------------------
@@ -393,6 +404,7 @@ def test_the_environment_gives_the_starting_values_also_to_children():
         NPUBLAS_RUNTIME="simulator",
         NPUBLAS_MEMORY_LIMIT="64MiB",
         NPUBLAS_CORES="2",
+        NPUBLAS_THREADS="12",
     )
     assert json.loads(done.stdout) == {
         "device": "cpu",
@@ -402,6 +414,7 @@ def test_the_environment_gives_the_starting_values_also_to_children():
         "runtime": "simulator",
         "memory_limit": 64 << 20,
         "cores": 2,
+        "threads": 12,
     }
 
 
@@ -425,7 +438,7 @@ def test_every_variable_of_npublas_is_accepted_and_in_the_documentation():
     assert done.returncode == 0, done.stderr
     listed = run(NPUBLAS_DEVISE="cpu").stderr.strip().rsplit("it has ")[-1].split(", ")
     assert listed == sorted(
-        f"NPUBLAS_{name.upper()}" for name in [*CHOICES, *PROCESS_ONLY, *OTHERS]
+        f"NPUBLAS_{name.upper()}" for name in [*CHOICES, *PROCESS_ONLY, *NUMBERS, *OTHERS]
     )
     document = Path(__file__).parents[1] / "docs" / "configuration.md"
     table = document.read_text().partition("## From the environment")[2]
@@ -442,7 +455,7 @@ def test_a_timeout_is_read_again_when_it_is_needed(monkeypatch):
 
 
 def test_an_empty_variable_counts_as_not_set():
-    names = [*CHOICES, *PROCESS_ONLY, *OTHERS, "devise"]
+    names = [*CHOICES, *PROCESS_ONLY, *NUMBERS, *OTHERS, "devise"]
     done = run(**{f"NPUBLAS_{name.upper()}": "" for name in names})
     assert npublas.Config(**json.loads(done.stdout)) == npublas.Config()
 

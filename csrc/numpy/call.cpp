@@ -54,12 +54,14 @@ Settings unpack(int settings) {
       .precision = Precision((settings & kPrecisionMask) >> kPrecisionShift),
       .float64 = Float64((settings & kFloat64Mask) >> kFloat64Shift),
       .on_fallback = OnFallback((settings & kOnFallbackMask) >> kOnFallbackShift),
+      .threads = std::uint8_t((settings & kThreadsMask) >> kThreadsShift),
   };
 }
 
 int pack(const Settings& settings) {
   return int(settings.device) << kDeviceShift | int(settings.precision) << kPrecisionShift |
-         int(settings.float64) << kFloat64Shift | int(settings.on_fallback) << kOnFallbackShift;
+         int(settings.float64) << kFloat64Shift | int(settings.on_fallback) << kOnFallbackShift |
+         int(settings.threads) << kThreadsShift;
 }
 
 Call& this_call() {

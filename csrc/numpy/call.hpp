@@ -4,8 +4,8 @@
 // the interpreter's lock held, and leaves them here for the loops, which may run without it.
 //
 // A set of settings is packed into an int: bits 0-1 device, 2-3 precision, 4 float64, 5-6
-// on_fallback, each numbered as in the enumerations of `engine/product.hpp`. An override is
-// `mask << 8 | values`: the mask has the bits that it says something about.
+// on_fallback, each numbered as in the enumerations of `engine/product.hpp`, and 16-22 threads. An
+// override is `mask << 8 | values`: the mask has the bits that it says something about.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,8 @@ inline constexpr int kDeviceShift = 0, kDeviceMask = 3 << kDeviceShift;
 inline constexpr int kPrecisionShift = 2, kPrecisionMask = 3 << kPrecisionShift;
 inline constexpr int kFloat64Shift = 4, kFloat64Mask = 1 << kFloat64Shift;
 inline constexpr int kOnFallbackShift = 5, kOnFallbackMask = 3 << kOnFallbackShift;
-inline constexpr int kSettingsMask = (1 << 7) - 1;
+inline constexpr int kThreadsShift = 16, kThreadsMask = 127 << kThreadsShift;
+inline constexpr int kSettingsMask = ((1 << 7) - 1) | kThreadsMask;
 inline constexpr int kOverrideShift = 8;
 
 Settings unpack(int settings);

@@ -4,6 +4,8 @@
 #include <pybind11/stl.h>
 
 #include "bindings.hpp"
+#include "npublas/engine/threads.hpp"
+#include "npublas/engine/tuning.hpp"
 
 namespace py = pybind11;
 
@@ -67,6 +69,7 @@ py::dict status() {
   result["chip"] = status.chip;
   result["simulated"] = status.simulated;
   result["cores"] = status.cores;
+  result["threads"] = status.options.threads;
   result["lock_file"] = status.options.lock_file;
   result["type_problems"] = types;
   result["flushes_subnormals"] = status.flushes_subnormals;
@@ -83,23 +86,28 @@ py::dict status() {
 void register_engine(py::module_& module) {
   module.def(
       "open_engine",
-      [](const std::string& runtime, std::size_t memory_limit, int cores,
+      [](const std::string& runtime, std::size_t memory_limit, int cores, int threads,
          const std::string& lock_file, int lock_patience_ms, int run_patience_ms) {
         const py::gil_scoped_release release;
         return open_engine({.runtime = runtime,
                             .memory_limit = memory_limit,
                             .cores = cores,
+                            .threads = threads,
                             .lock_file = lock_file,
                             .lock_patience = std::chrono::milliseconds(lock_patience_ms),
                             .run_patience = std::chrono::milliseconds(run_patience_ms)});
       },
       py::kw_only(), py::arg("runtime"), py::arg("memory_limit"), py::arg("cores"),
-      py::arg("lock_file"), py::arg("lock_patience_ms"), py::arg("run_patience_ms"));
+      py::arg("threads") = 0, py::arg("lock_file"), py::arg("lock_patience_ms"), py::arg("run_patience_ms"));
   module.def("close_engine", &close_engine, py::call_guard<py::gil_scoped_release>());
   module.def("make_unavailable", &make_unavailable, py::arg("because"), py::kw_only(),
              py::arg("for_good"));
   module.def("engine_state", [] { return name_of(engine_state()); });
   module.def("engine_status", &status);
+  module.def(
+      "host_threads", [](int wanted, int most) { return host_threads(wanted, most); },
+      py::arg("wanted"), py::arg("most"),
+      "Return how many threads pack and unpack for a product of this thread; 0: not said.");
 
   module.def("counts", [] {
     py::list rows;

@@ -50,12 +50,13 @@ DType any_dtype(const std::string& name) {
 }
 DType dtype_of(const py::array& array) { return any_dtype(py::str(array.dtype())); }
 
-/// The settings of a call as `_config` packs them: device, precision, float64, on_fallback.
+/// The settings of a call as `_config` packs them: device, precision, float64, on_fallback, threads.
 Settings settings_from(int bits) {
   return {.device = Device(bits & 3),
           .precision = Precision(bits >> 2 & 3),
           .float64 = Float64(bits >> 4 & 1),
-          .on_fallback = OnFallback(bits >> 5 & 3)};
+          .on_fallback = OnFallback(bits >> 5 & 3),
+          .threads = std::uint8_t(bits >> 16 & 127)};
 }
 
 py::dict to_dict(const Plan& plan) {

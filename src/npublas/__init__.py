@@ -11,6 +11,7 @@ array([[1., 2.],
 """
 
 from npublas import _cache, _engine, _log, _stats, _ufuncs
+from npublas._async import matmul_async, pipeline
 from npublas._cache import freeze
 from npublas._calibrate import Calibration, calibrate
 from npublas._config import Config, config_context, get_config, set_config, starts_verbose, wrap
@@ -72,8 +73,10 @@ __all__ = [
     "linear",
     "load",
     "matmul",
+    "matmul_async",
     "memory_info",
     "pack",
+    "pipeline",
     "quantize",
     "reset_counters",
     "set_config",

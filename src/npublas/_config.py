@@ -32,9 +32,11 @@ from npublas._types import (
     OnFallback,
     Precision,
     Runtime,
+    Threads,
     read_cores,
     read_memory_limit,
     read_runtime,
+    read_threads,
 )
 from npublas.errors import ConfigurationError
 
@@ -55,6 +57,11 @@ _PROCESS_CHOICES = {**_CHOICES, "precision": ("float32", "float16")}
 _SHIFTS: Mapping[str, int] = {"device": 0, "precision": 2, "float64": 4, "on_fallback": 5}
 _MASKS: Mapping[str, int] = {"device": 3, "precision": 3, "float64": 1, "on_fallback": 3}
 _OVERRIDE_SHIFT = 8
+# A number, 0 for "auto".
+_THREADS_SHIFT, _THREADS_MASK = 16, 127
+
+# What a context may change, and the process.
+_OF_A_CONTEXT = (*_CHOICES, "threads")
 
 # The settings of the one engine that a process has.
 _PROCESS_ONLY = ("runtime", "memory_limit", "cores")
@@ -75,6 +82,7 @@ class Config:
     runtime: str = "auto"
     memory_limit: int | str = "auto"  # bytes
     cores: int = MAX_CORES
+    threads: int | str = "auto"
 
     def to_dict(self) -> dict[str, Any]:
         """The settings by name."""
@@ -90,6 +98,7 @@ def set_config(
     runtime: Runtime | None = None,
     memory_limit: MemoryLimit | None = None,
     cores: int | None = None,
+    threads: Threads | None = None,
     **unknown: NoReturn,
 ) -> None:
     """Change settings for the whole process, all threads at once.
@@ -120,6 +129,10 @@ def set_config(
         cgroup's limit, but at least 8 MiB. From 256 KiB to 1 TiB.
     cores : int
         How many of the NPU's cores are used, 1 to 3 (the start).
+    threads : int or 'auto'
+        How many threads of the host pack and unpack for a product that runs on the NPU, 1 to 127.
+        ``'auto'`` (the start) is 4. Never more than the CPUs that the caller may run on, than
+        ``OMP_NUM_THREADS`` says, or than the CPUs' time that the control group has.
 
     Raises
     ------
@@ -151,6 +164,7 @@ def set_config(
             "runtime": runtime,
             "memory_limit": memory_limit,
             "cores": cores,
+            "threads": threads,
         },
         unknown,
         _PROCESS_CHOICES,
@@ -183,6 +197,7 @@ def config_context(
     precision: Precision | None = None,
     float64: Float64 | None = None,
     on_fallback: OnFallback | None = None,
+    threads: Threads | None = None,
     **unknown: NoReturn,
 ) -> _ConfigContext:
     """Change settings for a ``with`` block and what it calls; also a decorator.
@@ -193,7 +208,7 @@ def config_context(
 
     Parameters
     ----------
-    device, precision, float64, on_fallback
+    device, precision, float64, on_fallback, threads
         As for `set_config`; `precision` may also be ``'int8'`` here.
 
     Raises
@@ -216,12 +231,13 @@ def config_context(
         "precision": precision,
         "float64": float64,
         "on_fallback": on_fallback,
+        "threads": threads,
     }
     for name in _PROCESS_ONLY:
         if name in unknown:
             raise ConfigurationError(
                 f"{name} belongs to the process: use set_config({name}=...) or the environment "
-                f"variable NPUBLAS_{name.upper()}; config_context() has {', '.join(_CHOICES)}"
+                f"variable NPUBLAS_{name.upper()}; config_context() has {', '.join(_OF_A_CONTEXT)}"
             )
     return _ConfigContext(_checked("config_context", changes, unknown))
 
@@ -350,10 +366,11 @@ def demands_npu(settings: int) -> bool:
 
 def unpacked(settings: int) -> dict[str, Any]:
     """Packed settings by name."""
-    return {
+    names: dict[str, Any] = {
         name: choices[settings >> _SHIFTS[name] & _MASKS[name]]
         for name, choices in _CHOICES.items()
     }
+    return {**names, "threads": settings >> _THREADS_SHIFT & _THREADS_MASK or "auto"}
 
 
 def _packed(settings: Mapping[str, Any]) -> tuple[int, int]:
@@ -362,6 +379,10 @@ def _packed(settings: Mapping[str, Any]) -> tuple[int, int]:
     for name in _CHOICES.keys() & settings.keys():
         mask |= _MASKS[name] << _SHIFTS[name]
         values |= _CHOICES[name].index(settings[name]) << _SHIFTS[name]
+    if "threads" in settings:
+        threads = settings["threads"]
+        mask |= _THREADS_MASK << _THREADS_SHIFT
+        values |= (threads if isinstance(threads, int) else 0) << _THREADS_SHIFT
     return mask, values
 
 
@@ -369,7 +390,10 @@ def _changes(override: int) -> dict[str, Any]:
     """The settings that an override says something about, by name."""
     mask = override >> _OVERRIDE_SHIFT
     settings = unpacked(override)
-    return {name: settings[name] for name in settings if mask >> _SHIFTS[name] & _MASKS[name]}
+    said = {name for name in _CHOICES if mask >> _SHIFTS[name] & _MASKS[name]}
+    if mask >> _THREADS_SHIFT & _THREADS_MASK:
+        said.add("threads")
+    return {name: settings[name] for name in settings if name in said}
 
 
 def _checked(
@@ -390,12 +414,19 @@ def _checked(
     }
 
 
+_READERS: Mapping[str, Callable[[object], Any]] = {
+    "runtime": read_runtime,
+    "memory_limit": read_memory_limit,
+    "cores": read_cores,
+    "threads": read_threads,
+}
+
+
 def _checked_value(
     name: str, value: object, choices: Mapping[str, tuple[str, ...]] = _CHOICES
 ) -> object:
     if name not in choices:
-        readers = {"runtime": read_runtime, "memory_limit": read_memory_limit, "cores": read_cores}
-        return readers[name](value)
+        return _READERS[name](value)
     if isinstance(value, str) and value in choices[name]:
         return value
     *first, last = map(repr, choices[name])
@@ -413,14 +444,16 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[Config, bool]:
     ConfigurationError
         That names the variable, its value, and the values that it may have.
     """
-    settings = {f"NPUBLAS_{name.upper()}": name for name in (*_CHOICES, *_PROCESS_ONLY)}
+    settings = {f"NPUBLAS_{name.upper()}": name for name in (*_OF_A_CONTEXT, *_PROCESS_ONLY)}
     _environment.check(environment, settings)
     changes: dict[str, Any] = {}
     for variable, name in settings.items():
         text = environment.get(variable, "")
         if not text:
             continue
-        digit = name == "cores" and len(text) == 1 and text.isascii() and text.isdigit()
+        digit = (
+            name in ("cores", "threads") and len(text) <= 3 and text.isascii() and text.isdigit()
+        )
         try:
             changes[name] = _checked_value(name, int(text) if digit else text, _PROCESS_CHOICES)
         except ConfigurationError as error:

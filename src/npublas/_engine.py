@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from npublas import _config, _core, _library, _memory, _verify
+from npublas import _config, _core, _library, _memory, _threads, _verify
 from npublas._config import Config
 from npublas._environment import seconds
 from npublas.errors import NpuError
@@ -47,6 +47,7 @@ def open_engine() -> bool:
                 runtime=process.runtime,
                 memory_limit=memory_limit(process),
                 cores=process.cores,
+                threads=_threads.most(),
                 lock_file=lock,
                 lock_patience_ms=lock_patience,
                 run_patience_ms=_milliseconds("NPUBLAS_RUN_TIMEOUT", 20.0),

@@ -10,7 +10,16 @@ from typing import Any, Literal, TypeAlias, cast
 
 from npublas.errors import ConfigurationError
 
-__all__ = ["Activation", "Device", "Float64", "MemoryLimit", "OnFallback", "Precision", "Runtime"]
+__all__ = [
+    "Activation",
+    "Device",
+    "Float64",
+    "MemoryLimit",
+    "OnFallback",
+    "Precision",
+    "Runtime",
+    "Threads",
+]
 
 Device: TypeAlias = Literal["auto", "npu", "cpu"]
 Precision: TypeAlias = Literal["float32", "float16", "int8"]
@@ -23,6 +32,10 @@ Runtime: TypeAlias = str | os.PathLike[str]
 # "auto", a number of bytes, or a text such as "512MiB".
 MemoryLimit: TypeAlias = int | str
 
+# "auto", or a number.
+Threads: TypeAlias = int | str
+
+MAX_THREADS = 127  # what seven bits of a call's settings have room for
 MAX_CORES = 3  # of the RK3588's NPU
 # The smallest tiles of the deepest products take 84 KiB; no board has more memory than the latter.
 MIN_MEMORY, MAX_MEMORY = 1 << 18, 1 << 40
@@ -69,6 +82,18 @@ def read_cores(value: object) -> int:
     if cores is None or not 1 <= cores <= MAX_CORES:
         raise ConfigurationError(f"cores must be 1, 2 or 3, not {_shown(value)}")
     return cores
+
+
+def read_threads(value: object) -> int | str:
+    """Return a number of host threads, or ``'auto'``, or raise ConfigurationError."""
+    threads = _integer(value)
+    if isinstance(value, str) and value == "auto":
+        return value
+    if threads is None or not 1 <= threads <= MAX_THREADS:
+        raise ConfigurationError(
+            f"threads must be 'auto' or from 1 to {MAX_THREADS}, not {_shown(value)}"
+        )
+    return threads
 
 
 def _integer(value: object) -> int | None:

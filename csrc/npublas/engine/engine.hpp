@@ -57,6 +57,8 @@ struct EngineOptions {
   std::string runtime = "auto";                     ///< "auto", "simulator" or a path
   std::size_t memory_limit = std::size_t(1) << 30;  ///< bytes of the window
   int cores = 3;
+  /// The most host threads that one product may have, whatever its settings; 0: any number.
+  int threads = 0;
   /// The file whose lock keeps two processes from using the NPU at once; empty for none.
   std::string lock_file;
   std::chrono::milliseconds lock_patience{2000};  ///< then the product runs on the CPU

@@ -21,6 +21,7 @@ struct Settings {
   Precision precision = Precision::float32;
   Float64 float64 = Float64::cpu;
   OnFallback on_fallback = OnFallback::allow;
+  std::uint8_t threads = 0;  ///< of the host, that pack and unpack; 0: as many as are sensible
 };
 
 /// Why a product runs where it runs. `text_of` says it in words; counters are kept by it.
