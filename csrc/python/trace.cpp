@@ -46,6 +46,7 @@ py::dict to_dict(const trace::ProductNote& product) {
   const auto& [batch, m, k, n] = product.shape;
   result["shape"] = py::make_tuple(batch, m, k, n);
   result["dtype"] = npublas::name_of(product.dtype);
+  result["method"] = product.method < 0 ? "" : npublas::name_of(Method(product.method));
   result["on_npu"] = Reason(product.reason) == Reason::npu;
   result["reason"] = text_of(Reason(product.reason), product.dtype);
   result["fallback"] = product.fallback;

@@ -21,6 +21,7 @@ from npublas._info import info, is_available, show_versions
 from npublas._linear import gemm, linear
 from npublas._matmul import ufunc as matmul
 from npublas._packed import PackedMatrix, load, pack
+from npublas._profile import Profile, profile
 from npublas._quantize import dequantize, quantize
 from npublas._quantized import QuantizedMatrix
 from npublas._stats import Counters, MemoryInfo, counters, memory_info, reset_counters
@@ -56,6 +57,7 @@ __all__ = [
     "NpuUnavailableError",
     "PackedMatrix",
     "Plan",
+    "Profile",
     "QuantizedMatrix",
     "WeightsFileError",
     "__version__",
@@ -77,6 +79,7 @@ __all__ = [
     "memory_info",
     "pack",
     "pipeline",
+    "profile",
     "quantize",
     "reset_counters",
     "set_config",

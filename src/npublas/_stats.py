@@ -58,6 +58,9 @@ class Counters:
     work : dict
         The NPU's part in detail: runs of the runtime, bytes packed and unpacked, and the seconds
         that the workers spent packing, running and unpacking, since the engine was opened.
+    busy : tuple of float
+        For each NPU core, the share of the time since its first product (or since `reset_counters`
+        and the first product after it) in which it was running something, by our own clock.
     cache : CacheInfo
         Of weights that nobody packed: hits, misses, and what is kept.
     """
@@ -68,12 +71,13 @@ class Counters:
     reasons: tuple[ReasonCount, ...]
     simulated: bool
     work: dict[str, float]
+    busy: tuple[float, ...]
     cache: CacheInfo
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counters as plain dicts, lists and numbers."""
         plain = asdict(self)
-        return {**plain, "reasons": list(plain["reasons"])}
+        return {**plain, "reasons": list(plain["reasons"]), "busy": list(self.busy)}
 
     @property
     def _npu(self) -> str:
@@ -105,7 +109,13 @@ class Counters:
     def __repr__(self) -> str:
         if not self.reasons:
             return self._summary()
-        return f"{self._summary()}\n{text_table(_HEAD, self._rows(), wrap=60)}{self._cached()}"
+        return f"{self._summary()}\n{text_table(_HEAD, self._rows(), wrap=60)}{self._busy()}{self._cached()}"
+
+    def _busy(self) -> str:
+        if not any(self.busy):
+            return ""
+        shares = ", ".join(f"{share:.0%}" for share in self.busy)
+        return f"\ncores of the {self._npu} busy since the first product: {shares}"
 
     def _cached(self) -> str:
         cache = self.cache
@@ -193,8 +203,15 @@ def counters() -> Counters:
         ),
         simulated=any(row["simulated"] for row in rows),
         work=dict(status["work"]),
+        busy=_busy(int(status["cores"])),
         cache=_cache_info(),
     )
+
+
+def _busy(cores: int) -> tuple[float, ...]:
+    busy = _core.busy()
+    since = max(busy["since"], 1e-9)
+    return tuple(min(seconds / since, 1.0) for seconds in busy["seconds"][:cores])
 
 
 def reset_counters() -> None:

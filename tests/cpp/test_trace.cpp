@@ -175,6 +175,7 @@ TEST_CASE("a product has a number from its beginning to its end, in its thread")
   const std::uint64_t mine = this_product();
   CHECK(mine != 0);
   std::thread([] { CHECK(this_product() == 0); }).join();
+  note_method(Method::int8);
   end_product_now(kShape, DType::float32, 3, true, true, 0);
   CHECK(this_product() == 0);
   begin_product();
@@ -187,6 +188,7 @@ TEST_CASE("a product has a number from its beginning to its end, in its thread")
   CHECK(product.shape.n == 4);
   CHECK(product.dtype == DType::float32);
   CHECK(product.reason == 3);
+  CHECK(Method(product.method) == Method::int8);
   CHECK(product.fallback);
   CHECK(product.simulated);
   CHECK(product.begin <= product.end);
@@ -199,6 +201,7 @@ TEST_CASE("a product whose beginning was not seen has none but its own seconds")
   const Recorded recorded = recording.stop();
   REQUIRE(recorded.products.size() == 1);
   CHECK(recorded.products[0].product == 0);
+  CHECK(recorded.products[0].method == -1);
   CHECK(recorded.products[0].begin == recorded.products[0].end);
 }
 

@@ -389,6 +389,7 @@ Outcome multiply(const Request& request, const Settings& settings) noexcept {
       return plan_of(request, settings);
     }();
     if (!plan) return {.reason = Reason::window};
+    trace::note_method(plan->method);
     // Known since the decision was made, which may be long ago if many wait for their turn.
     if (trust::is_off(plan->element)) return {.reason = Reason::type_off};
     if (trust::quarantined()) return {.reason = Reason::quarantined};

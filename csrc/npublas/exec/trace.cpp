@@ -93,6 +93,7 @@ struct Buffer {
 struct Current {
   std::uint64_t generation = 0, product = 0;
   std::int64_t begin = 0, cpu_begin = 0;
+  std::int8_t method = -1;
 };
 
 struct Registry {
@@ -209,6 +210,8 @@ std::uint64_t this_product_now() noexcept {
   return mine.current.generation == generation.load(relaxed) ? mine.current.product : 0;
 }
 
+void note_method_now(Method method) noexcept { mine.current.method = std::int8_t(method); }
+
 void end_product_now(const Shape& shape, DType dtype, std::uint8_t reason, bool fallback,
                      bool simulated, double seconds) noexcept {
   const Current current = std::exchange(mine.current, {});
@@ -226,6 +229,7 @@ void end_product_now(const Shape& shape, DType dtype, std::uint8_t reason, bool 
       .reason = reason,
       .fallback = fallback,
       .simulated = simulated,
+      .method = known ? current.method : std::int8_t(-1),
   };
   append(&Buffer::products, registry->products, kMostProducts, of_generation,
          [&](std::int16_t thread) {

@@ -25,6 +25,7 @@
 #include "npublas/base/dtype.hpp"
 #include "npublas/base/matrix.hpp"
 #include "npublas/math/layout.hpp"
+#include "npublas/math/method.hpp"
 
 namespace npublas::trace {
 
@@ -79,6 +80,7 @@ struct ProductNote {
   DType dtype;          ///< of the operands
   std::uint8_t reason;  ///< engine/product.hpp's
   bool fallback, simulated;
+  std::int8_t method;   ///< a Method, or -1: it never came to the NPU
   std::int16_t thread;  ///< of the caller
 };
 
@@ -136,6 +138,7 @@ class Run {
 
 void begin_product_now() noexcept;
 std::uint64_t this_product_now() noexcept;
+void note_method_now(Method method) noexcept;
 
 /// A new product of this thread begins; one that was left without an end is forgotten.
 inline void begin_product() noexcept {
@@ -144,6 +147,11 @@ inline void begin_product() noexcept {
 }
 /// The product that this thread is at, for spans; 0 if none is being recorded.
 inline std::uint64_t this_product() noexcept { return is_on() ? this_product_now() : 0; }
+/// How the NPU is to compute the product that this thread is at.
+inline void note_method(Method method) noexcept {
+  if (is_on()) [[unlikely]]
+    note_method_now(method);
+}
 /// The product that this thread is at has ended. One that has no beginning took `seconds`.
 void end_product_now(const Shape& shape, DType dtype, std::uint8_t reason, bool fallback,
                      bool simulated, double seconds) noexcept;
