@@ -46,10 +46,10 @@ OUTSIDE: dict[str, set[str]] = {
 # modules of lower rows, and of its own row as long as no circle arises. A package counts as one.
 LAYERS: list[set[str]] = [
     {"_core", "_ufuncs"},
-    {"errors", "_types", "_table", "_environment", "_version", "_symmetric"},
-    {"_config", "_log", "_matmul", "_machine", "_hadamard", "_calibrate"},
-    {"_verify", "_library", "_stats", "_memory", "_lanes", "_weights_file", "_threads"},
-    {"_engine", "_quantized"},
+    {"errors", "_types", "_table", "_environment", "_version", "_symmetric", "_roof", "_report"},
+    {"_config", "_log", "_matmul", "_machine", "_hadamard", "_calibrate", "_trace"},
+    {"_verify", "_library", "_stats", "_memory", "_lanes", "_weights_file", "_charts", "_threads"},
+    {"_engine", "_quantized", "_profile"},
     {"_product"},
     {"_decide", "_info", "_quantize", "_packed", "_packing", "_rules", "_linear", "_async"},
     {"_error_report", "_cache"},

@@ -80,7 +80,9 @@ def timeline(trace: Trace) -> Any:
     ]
     drawn = {}
     # What encloses others first: waiting, and a product on the CPU.
-    for act in sorted(range(len(_core.ACTS)), key=lambda act: _core.ACTS[act] not in ("wait", "cpu")):
+    for act in sorted(
+        range(len(_core.ACTS)), key=lambda act: _core.ACTS[act] not in ("wait", "cpu")
+    ):
         name = act_of(_core.ACTS[act])
         for row, track in enumerate(tracks):
             mine = (events["act"] == act) & (events["track"] == track)
@@ -141,9 +143,7 @@ def shares(bars: Mapping[str, Mapping[str, float]]) -> Any:
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(
-            handles, labels, loc="outside upper center", ncols=len(labels), frameon=False
-        )
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     return figure
 
 

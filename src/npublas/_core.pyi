@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['File', 'OLDEST_DRIVER', 'OLDEST_RUNTIME', 'RECOMMENDED_DRIVER', 'RECOMMENDED_RUNTIME', 'Weights', 'activate', 'chip_name', 'close_engine', 'count', 'counts', 'decide', 'engine_state', 'engine_status', 'finish', 'forget', 'has_low_parts', 'join_b', 'layout_index', 'make_unavailable', 'method_of', 'multiply', 'open_engine', 'pack', 'parse_version', 'plan', 'plan_for', 'probe_runtime', 'product_is_zero', 'read_runtime', 'reset_counts', 'runtime_candidates', 'simulator_path', 'soc_name', 'tile_depth', 'unpack_floats', 'unpack_integers', 'unpack_quantized']
+__all__: list[str] = ['ACTS', 'ELEMENTS', 'File', 'OLDEST_DRIVER', 'OLDEST_RUNTIME', 'RECOMMENDED_DRIVER', 'RECOMMENDED_RUNTIME', 'Recording', 'Weights', 'activate', 'busy', 'chip_name', 'close_engine', 'count', 'counts', 'decide', 'engine_state', 'engine_status', 'finish', 'forget', 'has_low_parts', 'join_b', 'layout_index', 'make_unavailable', 'method_of', 'multiply', 'open_engine', 'pack', 'parse_version', 'plan', 'plan_for', 'probe_runtime', 'product_is_zero', 'read_runtime', 'reset_counts', 'runtime_candidates', 'simulator_path', 'soc_name', 'tile_depth', 'unpack_floats', 'unpack_integers', 'unpack_quantized']
 class File:
     """
     An open file, closed when nobody has it any more.
@@ -64,8 +64,22 @@ class Weights:
     @property
     def nbytes(self) -> int:
         ...
+class Recording:
+    """
+    Records what all threads do, from its making to `stop`.
+    """
+    def __init__(self) -> None:
+        ...
+    def stop(self) -> dict[str, typing.Any]:
+        """
+        Return what was recorded; a second time, nothing.
+        """
 def activate(arg0: str, arg1: typing.SupportsFloat | typing.SupportsIndex) -> float:
     ...
+def busy() -> dict[str, typing.Any]:
+    """
+    Return for how long each core was busy, and since when.
+    """
 def chip_name(compatible: bytes) -> str:
     """
     Return the supported chip of a device tree, '' if it has none.
@@ -154,6 +168,8 @@ def unpack_integers(sums: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
     ...
 def unpack_quantized(sums: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], *, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], layout: str = 'native', row_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], column_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], accumulate: bool, target: numpy.ndarray) -> dict[str, typing.Any]:
     ...
+ACTS: tuple[typing.Any, ...] = ('decide', 'plan', 'pack_a', 'pack_b', 'wait', 'run', 'unpack', 'sync', 'finish', 'repair', 'cpu')
+ELEMENTS: tuple[typing.Any, ...] = ('int8', 'float16', 'int4')
 OLDEST_DRIVER: tuple[typing.Any, ...] = (0, 9, 6)
 OLDEST_RUNTIME: tuple[typing.Any, ...] = (1, 6, 0)
 RECOMMENDED_DRIVER: tuple[typing.Any, ...] = (0, 9, 8)

@@ -179,7 +179,9 @@ class Profile:
     def __enter__(self) -> Profile:
         """Begin; a second time, anew."""
         if self._recording:
-            raise RuntimeError("this profile is being recorded already; make another for a block in it")
+            raise RuntimeError(
+                "this profile is being recorded already; make another for a block in it"
+            )
         self._trace, self.products = None, ()
         self._recording = _core.Recording()
         return self
@@ -218,7 +220,7 @@ class Profile:
         }
 
     def to_chrome_trace(self, path: str | PathLike[str]) -> None:
-        """Write a trace for https://ui.perfetto.dev or chrome://tracing.
+        """Write a trace for ui.perfetto.dev or chrome://tracing.
 
         It has a track for each NPU core and for each thread that did something: its products, and
         in them what it packed, unpacked, and waited for. A run that waited in its core's queue is
@@ -405,7 +407,11 @@ def _products(trace: _trace.Trace, cores: int) -> tuple[ProfiledProduct, ...]:
         names = ("dtype", "method", "on_npu", "simulated", "fallback", "reason")
         same = {name: product[name] for name in names}
         return ProfiledProduct(
-            shape=shape, element=multiplied, start=(product["begin"] - trace.begin) * 1e-9, work=work, **same
+            shape=shape,
+            element=multiplied,
+            start=(product["begin"] - trace.begin) * 1e-9,
+            work=work,
+            **same,
         )
 
     return tuple(of(i, product) for i, product in enumerate(trace.products))

@@ -42,7 +42,9 @@ def text(words: str, kind: str = "") -> str:
 
 def facts(rows: Sequence[tuple[str, str]]) -> str:
     """Names and what there is to say of them."""
-    body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(what)}</td></tr>" for name, what in rows)
+    body = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(what)}</td></tr>" for name, what in rows
+    )
     return f'<table class="facts">{body}</table>'
 
 

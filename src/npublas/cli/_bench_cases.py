@@ -158,9 +158,7 @@ def measure(case: Case, numpy_seconds: float, seconds: float) -> Result:
     a, b = operands(case)
     options: dict[str, Any] = {"dtype": np.int32} if case.dtype == "int8" else {}
     explained = npublas.explain(a, b, precision=_precision(case), **options)
-    with npublas.config_context(
-        device="npu", precision=_precision(case), on_fallback="error"
-    ):
+    with npublas.config_context(device="npu", precision=_precision(case), on_fallback="error"):
         right_operand: Any = npublas.pack(b, precision=_precision(case)) if case.packed else b
         plan = npublas.explain(a, right_operand, **options).plan
         assert plan

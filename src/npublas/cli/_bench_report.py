@@ -1,6 +1,7 @@
 """What a board's owner sends in: one archive with what there is, what was measured, and a page.
 
-Names that belong to somebody are taken out: of the user, of the home folder, and of the machine.
+What belongs to somebody is taken out: the names of the user and of the machine, and of paths that
+are not the system's own, all but the last part.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ def _page(results: Sequence[Result], facts: list[tuple[str, str]]) -> tuple[str,
 
 
 def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    rows = [("time", "GFLOP/s", "NumPy float32", "faster", "roof", "error", "plain call", "product")]
+    rows = [
+        ("time", "GFLOP/s", "NumPy float32", "faster", "roof", "error", "plain call", "product")
+    ]
     for r in results:
         rows.append(
             (
@@ -91,11 +94,18 @@ def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
     return rows
 
 
+_PATH = re.compile(r"(?<![\w.~/])/(?:[^\s/()'\",:;]+/)*[^\s/()'\",:;]+")
+_SYSTEM = ("usr", "lib", "lib64", "dev", "sys", "proc", "etc", "run", "tmp", "vendor", "boot")
+
+
+def _short(path: re.Match[str]) -> str:
+    parts = path[0].split("/")
+    return path[0] if parts[1] in _SYSTEM else f".../{parts[-1]}"
+
+
 def cleaner() -> Callable[[Any], Any]:
     """A function that takes private names out of all strings of what JSON can hold."""
-    private: list[tuple[str, str]] = [(str(Path.home()), "~")]
-    for name, instead in ((_or_nothing(getpass.getuser), "user"), (socket.gethostname(), "host")):
-        private.append((name, instead))
+    private = [(_or_nothing(getpass.getuser), "user"), (socket.gethostname(), "host")]
     patterns = [
         (re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])"), instead)
         for name, instead in private
@@ -109,6 +119,7 @@ def cleaner() -> Callable[[Any], Any]:
             return [clean(item) for item in value]
         if not isinstance(value, str):
             return value
+        value = _PATH.sub(_short, value)
         for pattern, instead in patterns:
             value = pattern.sub(instead, value)
         return value
