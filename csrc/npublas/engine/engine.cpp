@@ -17,6 +17,7 @@
 #include "npublas/engine/kept.hpp"
 #include "npublas/engine/limits.hpp"
 #include "npublas/engine/planner.hpp"
+#include "npublas/engine/threads.hpp"
 #include "npublas/engine/trust.hpp"
 #include "npublas/engine/tuning.hpp"
 #include "npublas/exec/device_lock.hpp"
@@ -64,7 +65,6 @@ std::atomic<EngineState> engine_state_{EngineState::closed};
 
 // When an unavailable engine may be tried again.
 constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
-constexpr int kThreads = 2;
 constexpr int kOpeningsTolerated = 3;
 constexpr std::chrono::milliseconds kOpeningPatience{200};  // for another process's lock
 std::atomic<std::int64_t> retry_at{kNever};                 // steady clock, nanoseconds
@@ -228,7 +228,8 @@ Outcome run_on(Engine& engine, std::optional<Plan> plan, Request request, const 
     if (!plan) return {.reason = Reason::window};
     if (trust::is_off(plan->element)) return {.reason = Reason::type_off};
     const exec::Ending ending =
-        engine.executor->run(*plan, request, flushes || has_parts, kThreads, first_core);
+        engine.executor->run(*plan, request, flushes || has_parts,
+                             host_threads(settings.threads, engine.options.threads), first_core);
     if (ending.ended == exec::Ended::beyond && request.a_limit != 127)
       request.a_limit = 127;  // not the int4 that was promised: as int8, which takes all
     else if (ending.ended == exec::Ended::subnormal && has_parts && !in_parts)
