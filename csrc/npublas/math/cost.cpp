@@ -8,6 +8,9 @@
 namespace npublas {
 namespace {
 
+/// Of the shorter of what goes on side by side, so much isn't hidden: neither waits evenly.
+constexpr double kCoupling = 0.05;
+
 /// Steps of the core that gets most of them, the blocks being taken in turn: those of full row
 /// blocks first, then the lower ones.
 std::int64_t steps_of_busiest(const Plan& p) {
@@ -29,7 +32,10 @@ std::int64_t steps_of_busiest(const Plan& p) {
 }  // namespace
 
 Estimate estimate(const Plan& p, bool b_is_packed, const SourceBytes& bytes, const Rates& rates) {
-  const StepWork step = work_of_step(p, bytes, rates);
+  return estimate(p, work_of_step(p, bytes, rates), b_is_packed, rates);
+}
+
+Estimate estimate(const Plan& p, const StepWork& step, bool b_is_packed, const Rates& rates) {
   const double batch = double(p.shape.batch), cores = double(p.cores);
   const double row_tiles = double(p.row_tiles()), depth_tiles = double(p.depth_tiles());
   const double panels = double(p.panels());
@@ -77,10 +83,11 @@ Estimate estimate(const Plan& p, bool b_is_packed, const SourceBytes& bytes, con
   // The first tiles: the cores begin with panels of the same rows, if there are so many.
   const double first_b = b_is_packed ? 0 : std::min(cores, panels);
   const double first_a = std::max(1.0, std::min(row_blocks, cores / panels));
-  const double first = first_a * step.a_bytes * a_share + first_b * step.b_bytes * b_share;
+  const double first_tiles = first_a * step.a_bytes * a_share + first_b * step.b_bytes * b_share;
   const double longest = std::max(step.a_bytes, b_is_packed ? 0 : step.b_bytes);
-  e.fill = std::max(first / all, longest / rates.pack_bytes_per_second) + step.a_sync_seconds +
-           rates.submit_seconds + 3 * rates.bind_seconds;
+  const double submission = rates.submit_seconds + 3 * rates.bind_seconds;
+  e.fill = std::max(first_tiles / all, longest / rates.pack_bytes_per_second) +
+           step.a_sync_seconds + submission;
   e.device = double(steps_of_busiest(p)) * step.device_seconds;
   e.drain =
       std::max(cores * unpacked * c_share / all, unpacked * c_share / rates.pack_bytes_per_second) +
@@ -91,9 +98,20 @@ Estimate estimate(const Plan& p, bool b_is_packed, const SourceBytes& bytes, con
   // While the host moves bytes, the NPU gets what is left of the memory's rate.
   const double wanted = e.streamed_bytes / e.device;
   const double left = rates.dram_bytes_per_second - (e.packed_bytes + e.unpacked_bytes) / e.host;
-  if (wanted > left) e.traffic = std::min(e.host, e.device * wanted / left) * (1 - left / wanted);
-  e.seconds =
-      rates.call_seconds + std::max(e.fill + e.device + e.traffic + e.drain, e.host + e.wait);
+  if (wanted > left)
+    e.traffic = std::min(e.host, e.device * wanted / left) * (1 - left / wanted);
+  // All of B is packed while the first row block runs, and then nothing of it.
+  const double of_b =
+      b_is_packed || b_times > 1 ? 0 : e.host * b_tiles * step.b_bytes * b_share /
+                                           (e.packed_bytes + e.unpacked_bytes);
+  const double device = e.device + e.traffic, first_share = 1 / row_blocks;
+  const double waves = std::max(panels / cores, 1.0);  // of panels: the last one's B comes last
+  const double first_block =
+      of_b + first_share * std::max(device / waves, e.host - of_b);
+  const double others = std::max(device, e.host - of_b) * (1 - first_share);
+  e.seconds = rates.call_seconds + kCoupling * std::min(device, e.host) +
+              std::max({e.fill + device + e.drain, e.host + e.wait,
+                        (of_b > 0 ? submission : 0) + first_block + others + e.drain});
   return e;
 }
 

@@ -2,7 +2,7 @@
 // How long a product takes on the NPU and on the CPU, in seconds. The plan is chosen by this
 // function, and so is where a product runs.
 //
-//   npu = call + max(fill + device + traffic + drain, host + wait)
+//   npu = call + max(fill + device + traffic + drain, host + wait, first + others)
 //
 //   fill      the first tiles of A and B are packed, by all threads; the first run is submitted
 //   device    the runs of the busiest core: what cutting.hpp says that they compute and stream,
@@ -11,6 +11,8 @@
 //   host      all bytes that are packed and unpacked, at the threads' rate
 //   wait      of the threads for the first sums, when there is nothing left to pack
 //   traffic   what the device loses while the host moves bytes through the same memory
+//   first     where B is packed for this product: what the first row block takes, during which all
+//             of B is packed; and the others, which need nothing of it
 //
 //   A is packed once for each row block if it has slots for all tiles of one, else for each panel
 //   B is packed once if it has slots for all, else for each row block; nothing if it was before
@@ -19,6 +21,7 @@
 
 #include "npublas/base/dtype.hpp"
 #include "npublas/math/plan.hpp"
+#include "npublas/math/work.hpp"
 
 namespace npublas {
 
@@ -30,6 +33,8 @@ struct Estimate {
   double streamed_bytes = 0;                    ///< by the NPU
 };
 Estimate estimate(const Plan& plan, bool b_is_packed, const SourceBytes& bytes, const Rates& rates);
+/// The same of plans with one `work_of_step`.
+Estimate estimate(const Plan& plan, const StepWork& step, bool b_is_packed, const Rates& rates);
 
 /// What no schedule can avoid: every operand read and every packed surface written once, one
 /// surface of sums read and the result written once; and the same surfaces streamed by the NPU.

@@ -98,54 +98,60 @@ Heights heights_of(const PlanQuery& query, std::int64_t most, std::int64_t one_t
   return heights;
 }
 
+/// Where B stays or is there, a block is a tile high, so that the cores share the work evenly; where
+/// it is packed, the rows below a panel are what the device does meanwhile.
+Choices<4> row_blocks_of(const PlanQuery& query, std::int64_t height) {
+  Choices<4> blocks;
+  const std::int64_t down = ceil_div(query.shape.m, height);
+  blocks.add(down);
+  if (query.packed) return blocks;
+  for (const std::int64_t few : {1, 2, 3})
+    if (few < down) blocks.add(few);
+  return blocks;
+}
+
 /// The most slots of both kinds within the window and the files.
 bool fits(const Plan& p, const PlanLimits& limits) {
   return p.window_bytes() <= limits.window_bytes && p.files() <= limits.files;
 }
 
-/// Row blocks and slots: as few tiles as need to be packed again, and as few slots as that takes.
-bool give_slots(Plan& p, bool b_is_packed, const PlanLimits& limits) {
-  const std::int64_t depths = p.depth_tiles(), panels = p.panels(), down = p.row_tiles();
-  const std::int64_t all_a = down * depths * p.shape.batch;
-  const std::int64_t all_b = panels * depths * p.shape.batch;
-  const std::int64_t cores = p.cores;
+/// Slots for all that is packed once, or as many as there is room for; `row_blocks` as asked for,
+/// or more.
+bool give_slots(Plan& p, bool b_is_packed, std::int64_t row_blocks, const PlanLimits& limits) {
+  const std::int64_t depths = p.depth_tiles(), panels = p.panels(), batch = p.shape.batch;
+  const std::int64_t down = ceil_div(p.shape.m, p.tile_rows), cores = p.cores;
+  const std::int64_t all_a = batch * down * depths, all_b = batch * panels * depths;
+  // Of both, at least those of the steps that are claimed.
+  const std::int64_t ahead_a = kStepsAhead * ceil_div(cores, std::min(panels, cores)) + 2 * depths;
+  const std::int64_t ahead_b = cores * std::max(kStepsAhead, 2 * depths);
+  const auto with = [&](std::int64_t blocks, std::int64_t b_slots) {
+    const std::int64_t tiles = ceil_div(down, blocks);
+    p.block_rows = std::min(tiles * p.tile_rows, p.shape.m);
+    // A row block's, which are packed for its first panels and stay for the others.
+    const std::int64_t kept = tiles == 1 ? 0 : tiles * depths;
+    p.a_slots = std::min(std::max(kept, ahead_a), all_a);
+    p.b_slots = std::min(b_slots, all_b);
+    return fits(p, limits);
+  };
 
-  // Where B's tiles stay, a block is a tile high, so that the cores share the work evenly. The row
-  // blocks that are under way, and the next one, have slots.
-  p.block_rows = std::min(p.tile_rows, p.shape.m);
-  const std::int64_t ahead = kStepsAhead * ceil_div(cores, std::min(panels, cores));
-  p.a_slots = std::min(ahead + 2 * depths, all_a);
-  const std::int64_t of_blocks = cores * std::max(kStepsAhead, 2 * depths);
-  p.b_slots = std::min(b_is_packed || p.shape.batch > 1
-                           ? std::max(of_blocks, b_is_packed ? 0 : panels * depths)
-                           : panels * depths,
-                       all_b);
-  if (fits(p, limits)) return true;
-
-  if (!b_is_packed) {
-    // Two panels for each core stay, and A's tiles of as many rows as there is room for.
-    p.b_slots = std::min(2 * cores * depths, all_b);
-    for (std::int64_t blocks = 1; blocks <= down; blocks = std::max(blocks + 1, blocks * 5 / 4)) {
-      const std::int64_t tiles = ceil_div(down, blocks);
-      p.block_rows = std::min(tiles * p.tile_rows, p.shape.m);
-      p.a_slots = std::min(tiles * depths, all_a);
-      if (fits(p, limits)) return true;
-    }
-    p.b_slots = std::min(cores * depths, all_b);
-    if (fits(p, limits)) return true;
-  }
+  // One row block needs no tile of B twice; several need all of B, which stays for them.
+  const std::int64_t keep_b =
+      b_is_packed ? ahead_b : std::max(ahead_b, (panels + (batch > 1 ? cores : 0)) * depths);
+  if (with(row_blocks, row_blocks == 1 ? ahead_b : keep_b)) return true;
+  if (row_blocks == 1 && with(1, cores * depths)) return true;
+  if (!b_is_packed)
+    for (std::int64_t blocks = 2; blocks < down; blocks = std::max(blocks + 1, blocks * 5 / 4))
+      if (with(blocks, 2 * cores * depths)) return true;
+  if (with(down, cores * depths)) return true;
   // Less than that: tiles are packed again.
   while (p.a_slots > 1 || p.b_slots > 1) {
-    std::int64_t& slots =
-        p.a_slots * std::int64_t(p.a_slot_bytes()) >= p.b_slots * std::int64_t(p.b_slot_bytes()) &&
-                p.a_slots > 1
-            ? p.a_slots
-        : p.b_slots > 1 ? p.b_slots
-                        : p.a_slots;
+    const bool of_a = p.b_slots == 1 || (p.a_slots > 1 && std::size_t(p.a_slots) * p.a_slot_bytes() >=
+                                                              std::size_t(p.b_slots) * p.b_slot_bytes());
+    std::int64_t& slots = of_a ? p.a_slots : p.b_slots;
     slots = ceil_div(slots, 2);
     if (fits(p, limits)) return true;
   }
-  return fits(p, limits);
+  return false;
 }
 
 std::int64_t depth_for(const PlanQuery& query, const PlanLimits& limits) {
@@ -153,22 +159,35 @@ std::int64_t depth_for(const PlanQuery& query, const PlanLimits& limits) {
   return depth_of_tiles(query.shape.k, query.shape.n, query.method, limits.max_depth);
 }
 
-/// Calls `visit(plan)` for every candidate.
+/// Calls `visit(plan, estimate)` for every candidate.
 template <typename Visit>
-void for_each_candidate(const PlanQuery& query, const PlanLimits& limits, Visit visit) {
+void for_each_candidate(const PlanQuery& query, const PlanLimits& limits, const Rates& rates,
+                        Visit visit) {
   const Element element = element_of(query);
   const std::int64_t depth = depth_for(query, limits), surface = round_up(depth, kDepthStep);
+  const int cores = std::max(limits.cores, 1);
   const Widths widths = widths_of(query, limits);
   for (const Layout layout : {Layout::normal, Layout::native}) {
     if (layout == Layout::normal && element == Element::int4) continue;
     const int high = rows_per_row(query, layout);
-    const std::int64_t most = most_rows(query, limits, layout, surface);
+    const std::int64_t legal = most_rows(query, limits, layout, surface);
     for (const std::int64_t width : widths) {
       const std::int64_t one_task =
           std::max<std::int64_t>(rows_of_one_task(element, layout, surface, width) / high, 4);
-      for (const std::int64_t height : heights_of(query, most, one_task))
-        visit(
-            plan_of_tiles(query, limits, layout, height, depth, width, std::max(limits.cores, 1)));
+      // Native layouts have nothing to offer where B is streamed for many tasks.
+      const std::int64_t most = layout == Layout::normal ? legal : std::min(legal, 2 * one_task);
+      for (const std::int64_t height : heights_of(query, most, one_task)) {
+        StepWork work;
+        int worked_out = 0;  // for so many cores
+        for (const std::int64_t row_blocks : row_blocks_of(query, height)) {
+          const auto found =
+              plan_of_tiles(query, limits, {layout, height, depth, width, row_blocks, cores});
+          if (!found) continue;
+          if (worked_out != found->cores) work = work_of_step(*found, query.bytes, rates);
+          worked_out = found->cores;
+          visit(*found, estimate(*found, work, query.packed.has_value(), rates));
+        }
+      }
     }
   }
 }
@@ -184,7 +203,9 @@ std::optional<Plan> smallest(const PlanQuery& query, const PlanLimits& limits) {
         round_rows(query.shape.m),
         std::min<std::int64_t>(256, most_rows(query, limits, Layout::native, round_up(depth, 32))));
     while (true) {
-      const auto found = plan_of_tiles(query, limits, Layout::native, rows, depth, columns, cores);
+      const auto found = plan_of_tiles(
+          query, limits,
+          {Layout::native, rows, depth, columns, ceil_div(query.shape.m, rows), cores});
       if (found) return found;
       const bool narrower = !query.packed && columns > step;
       if (narrower && (columns >= rows || rows <= 4))
@@ -200,9 +221,9 @@ std::optional<Plan> smallest(const PlanQuery& query, const PlanLimits& limits) {
 
 }  // namespace
 
-std::optional<Plan> plan_of_tiles(const PlanQuery& query, const PlanLimits& limits, Layout layout,
-                                  std::int64_t rows, std::int64_t depth, std::int64_t columns,
-                                  int cores) {
+std::optional<Plan> plan_of_tiles(const PlanQuery& query, const PlanLimits& limits,
+                                  const Tiles& tiles) {
+  const auto& [layout, rows, depth, columns, row_blocks, cores] = tiles;
   const Element element = element_of(query);
   if (columns > limits.max_columns || columns % column_step(element) != 0) return std::nullopt;
   if (round_up(depth, kDepthStep) > limits.max_depth) return std::nullopt;
@@ -224,7 +245,7 @@ std::optional<Plan> plan_of_tiles(const PlanQuery& query, const PlanLimits& limi
   if (layout == Layout::normal && (element == Element::int4 || depth > kDeepestNormal))
     return std::nullopt;
   p.cores = int(std::min<std::int64_t>(cores, p.blocks()));
-  if (!give_slots(p, query.packed.has_value(), limits)) return std::nullopt;
+  if (!give_slots(p, query.packed.has_value(), std::max<std::int64_t>(row_blocks, 1), limits)) return std::nullopt;
   p.cores = int(std::min<std::int64_t>(p.cores, p.blocks()));
   return p;
 }
@@ -232,12 +253,10 @@ std::optional<Plan> plan_of_tiles(const PlanQuery& query, const PlanLimits& limi
 std::optional<Plan> plan(const PlanQuery& query, const PlanLimits& limits, const Rates& rates) {
   std::optional<Plan> best;
   double least = 0;
-  for_each_candidate(query, limits, [&](const std::optional<Plan>& planned) {
-    if (!planned) return;
-    const double seconds = estimate(*planned, query.packed.has_value(), query.bytes, rates).seconds;
-    if (best && seconds >= least) return;
-    best = planned;
-    least = seconds;
+  for_each_candidate(query, limits, rates, [&](const Plan& found, const Estimate& estimated) {
+    if (best && estimated.seconds >= least) return;
+    best = found;
+    least = estimated.seconds;
   });
   return best ? best : smallest(query, limits);
 }
@@ -245,13 +264,12 @@ std::optional<Plan> plan(const PlanQuery& query, const PlanLimits& limits, const
 std::vector<Candidate> candidates(const PlanQuery& query, const PlanLimits& limits,
                                   const Rates& rates, std::size_t count) {
   std::vector<Candidate> found;
-  for_each_candidate(query, limits, [&](const std::optional<Plan>& planned) {
-    if (planned)
-      found.push_back({*planned, estimate(*planned, query.packed.has_value(), query.bytes, rates)});
+  for_each_candidate(query, limits, rates, [&](const Plan& plan, const Estimate& estimated) {
+    found.push_back({plan, estimated});
   });
   if (found.empty())
-    if (const auto planned = smallest(query, limits))
-      found.push_back({*planned, estimate(*planned, query.packed.has_value(), query.bytes, rates)});
+    if (const auto plan = smallest(query, limits))
+      found.push_back({*plan, estimate(*plan, query.packed.has_value(), query.bytes, rates)});
   std::stable_sort(found.begin(), found.end(), [](const Candidate& a, const Candidate& b) {
     return a.estimate.seconds < b.estimate.seconds;
   });

@@ -7,8 +7,8 @@
 //                                     weights, theirs
 //       for each height of A's tiles: what the chip takes in one task, parts and multiples of it,
 //                                     and M in equal parts of no more
-//         for each number of cores
-//           row blocks and slots: the least that packs every tile once, or what the window has
+//         for each number of row blocks: each a tile high, or few; slots for all that is packed
+//                                        once, or what the window has room for
 #pragma once
 
 #include <vector>
@@ -28,10 +28,17 @@ struct Candidate {
 std::vector<Candidate> candidates(const PlanQuery& query, const PlanLimits& limits,
                                   const Rates& rates, std::size_t count);
 
-/// One plan of these tiles: row blocks and slots to suit. Nothing if they are not legal, or don't
-/// fit the window with a single slot each. For those who compare all of them.
-std::optional<Plan> plan_of_tiles(const PlanQuery& query, const PlanLimits& limits, Layout layout,
-                                  std::int64_t rows, std::int64_t depth, std::int64_t columns,
-                                  int cores);
+/// What a candidate is made of.
+struct Tiles {
+  Layout layout;
+  std::int64_t rows, depth, columns;
+  std::int64_t row_blocks;  ///< of a product; more, if A's tiles of one don't fit
+  int cores;
+};
+
+/// The plan of these tiles, with slots to suit. Nothing if they are not legal, or don't fit the
+/// window with a single slot each. For those who compare all of them.
+std::optional<Plan> plan_of_tiles(const PlanQuery& query, const PlanLimits& limits,
+                                  const Tiles& tiles);
 
 }  // namespace npublas
