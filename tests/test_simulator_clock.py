@@ -513,16 +513,32 @@ def test_a_timed_run_does_not_end_before_its_time(lib) -> None:
 def test_debts_of_a_thread_are_paid_by_its_next_run(lib) -> None:
     with bound(lib, 4, 64, 64) as matmul:
         simulator.set("clock", "target")
-        simulator.set("bind_ns", 30_000)  # too short to be slept off by itself
+        simulator.set("bind_ns", 45_000)  # too short to be slept off by itself
 
         def bind_and_run() -> float:
             begun = time.perf_counter()
-            matmul.bind("A")
-            matmul.run()
+            for _ in range(20):
+                matmul.bind("A")
+                matmul.run()
             return time.perf_counter() - begun
 
         elapsed = in_a_thread(bind_and_run)
-    assert elapsed >= 30e-6 + 60e-6
+    assert elapsed >= 20 * (45e-6 + 60e-6)
+
+
+def test_debts_of_a_thread_are_slept_off_before_they_are_long(lib) -> None:
+    with bound(lib, 4, 64, 64) as matmul:
+        simulator.set("clock", "target")
+        simulator.set("bind_ns", 45_000)
+
+        def bind() -> float:
+            begun = time.perf_counter()
+            for _ in range(21):
+                matmul.bind("A")
+            return time.perf_counter() - begun
+
+        elapsed = in_a_thread(bind)
+    assert elapsed >= 20 * 45e-6
 
 
 def test_a_run_that_takes_its_time_takes_no_cpu(lib) -> None:

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -166,15 +167,27 @@ NPUBLAS_EXPORT int npublas_simulator_timeline(std::int64_t count, const std::int
       }
     }
     if (count < 0 || !(memory > 0)) return -1;
+    // As the clock uses it: ends are asked for while later runs are still to be told, and what is
+    // over before any of these arrives is forgotten.
     Timeline timeline(memory);
-    std::vector<Timeline::Ticket> tickets;
+    struct Open {
+      std::int64_t index;
+      Timeline::Ticket ticket;
+    };
+    std::vector<Open> open;
     for (std::int64_t i = 0; i < count; ++i) {
-      tickets.push_back(
-          timeline.add({cores[i], arrivals[i], submit, task, {fixed[i], alone[i], bytes[i]}}));
-    }
-    for (std::int64_t i = 0; i < count; ++i) {
-      starts[i] = timeline.start(tickets[std::size_t(i)]);
-      ends[i] = timeline.end(tickets[std::size_t(i)]);
+      const double next = i + 1 < count ? *std::min_element(arrivals + i + 1, arrivals + count)
+                                        : std::numeric_limits<double>::infinity();
+      open.push_back(
+          {i, timeline.add({cores[i], arrivals[i], submit, task, {fixed[i], alone[i], bytes[i]}})});
+      std::erase_if(open, [&](const Open& run) {
+        if (timeline.end(run.ticket) > next) return false;
+        starts[run.index] = timeline.start(run.ticket);
+        ends[run.index] = timeline.end(run.ticket);
+        timeline.leave(run.ticket);
+        return true;
+      });
+      timeline.forget(next);
     }
     return 0;
   } catch (...) {

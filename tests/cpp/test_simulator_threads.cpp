@@ -75,6 +75,34 @@ TEST_CASE("simulator: settings, faults and counters may change while products ru
   library().reset();
 }
 
+TEST_CASE("simulator: timed runs of several threads on each core, while the rates change") {
+  library().reset();
+  const auto before = alive();
+  REQUIRE(library().set("clock", 2) == 0);
+  REQUIRE(library().set("create_ns", 1000) == 0);
+  std::atomic<int> right{0};
+  std::atomic<int> running{6};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 6; ++i) {
+    threads.emplace_back([i, &right, &running] {
+      for (int round = 1; round <= 5; ++round) right += right_product(i % 3, 32 * round);
+      --running;
+    });
+  }
+  for (int i = 0; running > 0; ++i) {
+    library().set("memory_mb_s", i % 2 ? 1000 : -1);
+    library().set("compute", 1);
+    CHECK(library().count("busy_ns_core_0") >= 0);
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(right == 30);
+  for (const char* const core : {"busy_ns_core_0", "busy_ns_core_1", "busy_ns_core_2"}) {
+    CHECK(library().count(core) > 0);
+  }
+  CHECK(alive() == before);
+  library().reset();
+}
+
 TEST_CASE("simulator: a run that hangs blocks its own thread alone") {
   library().reset();
   Matmul hung(4, 32, 32, abi::kInt8Int8ToInt32, abi::kNative, abi::kNative);
