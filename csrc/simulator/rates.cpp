@@ -12,12 +12,12 @@ struct Profile {
   double efficiency, core, memory, submit, task;
 };
 // By the values of the setting `clock`; its first is off, which is read as the target.
-constexpr Profile kTarget{0.96, 12.8, 24, 60'000, 3'000};
+constexpr Profile kTarget{0.95, 12.8, 24, 60'000, 3'000};
 constexpr std::array<Profile, 4> kProfiles = {{
     kTarget,
     {0.88, 8.7, 15, 100'000, 8'700},
     kTarget,
-    {0.96, 12.8, 28, 30'000, 1'300},
+    {0.95, 12.8, 28, 30'000, 1'300},
 }};
 
 constexpr double kDdrMhz = 2112;  // where the memory's figures were measured

@@ -4,7 +4,7 @@
 // docs/simulator.md says where each figure comes from, and compares the outcome with measurements.
 //
 //                          first    target   stretch
-//   share of the MACs      0.88     0.96     0.96     of 512 (16 bits), 1024 (8), 2048 (4) per
+//   share of the MACs      0.88     0.95     0.95     of 512 (16 bits), 1024 (8), 2048 (4) per
 //   cycle memory, one core       8.7      12.8     12.8     GB/s, reading and writing each memory,
 //   all cores      15       24       28       GB/s, reading and writing together a run 100      60
 //   30       µs, from the call to the first task a task in a chain      8.7      3        1.3 µs,
