@@ -7,6 +7,7 @@
 #include "gil.hpp"
 #include "npublas/engine/engine.hpp"
 #include "npublas/engine/trust.hpp"
+#include "npublas/engine/tuning.hpp"
 #include "npublas/exec/trace.hpp"
 #include "report.hpp"
 
@@ -144,6 +145,7 @@ bool run_with_reports(const Loop& loop, const Arguments& at, const Settings& set
     attempt.seconds = now() - start;
   }
   count(loop.a, product.shape, attempt.reason, attempt.fallback, attempt.seconds);
+  if (has_news() && !report_news()) return false;
   return !is_verbose() || report_product(loop.a, product.shape, attempt.reason, attempt.seconds);
 }
 

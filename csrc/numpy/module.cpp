@@ -17,13 +17,14 @@ PyObject* learn_bfloat16(PyObject*, PyObject* matmul) {
 }
 
 PyObject* set_hooks(PyObject*, PyObject* args, PyObject* keywords) {
-  static const char* names[] = {"open_engine", "fallback", "product", "cached", nullptr};
-  PyObject *open_engine = Py_None, *fallback = Py_None, *product = Py_None, *cached = Py_None;
-  if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$OOOO", const_cast<char**>(names),
-                                   &open_engine, &fallback, &product, &cached)) {
+  static const char* names[] = {"open_engine", "fallback", "product", "cached", "news", nullptr};
+  PyObject *open_engine = Py_None, *fallback = Py_None, *product = Py_None, *cached = Py_None,
+           *news = Py_None;
+  if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$OOOOO", const_cast<char**>(names),
+                                   &open_engine, &fallback, &product, &cached, &news)) {
     return nullptr;
   }
-  npublas::set_hooks(open_engine, fallback, product, cached);
+  npublas::set_hooks(open_engine, fallback, product, cached, news);
   Py_RETURN_NONE;
 }
 

@@ -14,6 +14,7 @@ PyObject* open_engine_hook = nullptr;
 PyObject* fallback_hook = nullptr;
 PyObject* product_hook = nullptr;
 PyObject* cached_hook = nullptr;
+PyObject* news_hook = nullptr;
 
 std::atomic<bool> verbose{false};
 
@@ -47,11 +48,13 @@ const char* name_of(OnFallback on_fallback) {
 
 }  // namespace
 
-void set_hooks(PyObject* open_engine, PyObject* fallback, PyObject* product, PyObject* cached) {
+void set_hooks(PyObject* open_engine, PyObject* fallback, PyObject* product, PyObject* cached,
+               PyObject* news) {
   assign(open_engine_hook, open_engine);
   assign(fallback_hook, fallback);
   assign(product_hook, product);
   assign(cached_hook, cached);
+  assign(news_hook, news);
 }
 
 void set_verbose(bool on) { verbose.store(on, std::memory_order_relaxed); }
@@ -89,6 +92,12 @@ bool report_product(DType in, const Shape& shape, Reason reason, double seconds)
                             (long long)shape.m, (long long)shape.k, (long long)shape.n,
                             reason == Reason::npu ? Py_True : Py_False, text_of(reason, in).c_str(),
                             seconds));
+}
+
+bool report_news() {
+  const FlagsKept flags;
+  const GilHeld gil;
+  return !news_hook || call(news_hook, PyTuple_New(0));
 }
 
 PyObject* multiply_cached(PyObject* a, PyObject* b, int settings) {

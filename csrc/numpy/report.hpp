@@ -12,7 +12,8 @@
 namespace npublas {
 
 /// Python's functions, each a callable or None; steals nothing. See `_ufuncs.pyi`.
-void set_hooks(PyObject* open_engine, PyObject* fallback, PyObject* product, PyObject* cached);
+void set_hooks(PyObject* open_engine, PyObject* fallback, PyObject* product, PyObject* cached,
+               PyObject* news);
 /// A line per product, or not.
 void set_verbose(bool verbose);
 bool is_verbose();
@@ -22,6 +23,8 @@ bool open_engine();
 bool raise_unavailable();
 bool report_fallback(Reason reason, DType in, const std::string& detail, OnFallback on_fallback);
 bool report_product(DType in, const Shape& shape, Reason reason, double seconds);
+/// The engine has news (engine/tuning.hpp).
+bool report_news();
 
 /// The product with what is kept packed of `b`: a new reference, to NotImplemented if nothing is,
 /// or null with an exception set. Needs the interpreter's lock; `settings` are packed.

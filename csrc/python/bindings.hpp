@@ -11,6 +11,7 @@ void register_engine(pybind11::module_& module);
 void register_math(pybind11::module_& module);
 void register_product(pybind11::module_& module);
 void register_trace(pybind11::module_& module);
+void register_tuning(pybind11::module_& module);
 void register_weights(pybind11::module_& module);
 
 }  // namespace npublas::python

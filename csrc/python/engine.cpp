@@ -4,8 +4,6 @@
 #include <pybind11/stl.h>
 
 #include "bindings.hpp"
-#include "npublas/engine/threads.hpp"
-#include "npublas/engine/tuning.hpp"
 
 namespace py = pybind11;
 
@@ -98,16 +96,13 @@ void register_engine(py::module_& module) {
                             .run_patience = std::chrono::milliseconds(run_patience_ms)});
       },
       py::kw_only(), py::arg("runtime"), py::arg("memory_limit"), py::arg("cores"),
-      py::arg("threads") = 0, py::arg("lock_file"), py::arg("lock_patience_ms"), py::arg("run_patience_ms"));
+      py::arg("threads") = 0, py::arg("lock_file"), py::arg("lock_patience_ms"),
+      py::arg("run_patience_ms"));
   module.def("close_engine", &close_engine, py::call_guard<py::gil_scoped_release>());
   module.def("make_unavailable", &make_unavailable, py::arg("because"), py::kw_only(),
              py::arg("for_good"));
   module.def("engine_state", [] { return name_of(engine_state()); });
   module.def("engine_status", &status);
-  module.def(
-      "host_threads", [](int wanted, int most) { return host_threads(wanted, most); },
-      py::arg("wanted"), py::arg("most"),
-      "Return how many threads pack and unpack for a product of this thread; 0: not said.");
 
   module.def("counts", [] {
     py::list rows;

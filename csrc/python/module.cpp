@@ -45,4 +45,5 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   npublas::python::register_weights(module);
   npublas::python::register_product(module);
   npublas::python::register_trace(module);
+  npublas::python::register_tuning(module);
 }

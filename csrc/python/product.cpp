@@ -50,7 +50,8 @@ DType any_dtype(const std::string& name) {
 }
 DType dtype_of(const py::array& array) { return any_dtype(py::str(array.dtype())); }
 
-/// The settings of a call as `_config` packs them: device, precision, float64, on_fallback, threads.
+/// The settings of a call as `_config` packs them: device, precision, float64, on_fallback,
+/// threads.
 Settings settings_from(int bits) {
   return {.device = Device(bits & 3),
           .precision = Precision(bits >> 2 & 3),

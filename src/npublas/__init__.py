@@ -92,6 +92,7 @@ _ufuncs.set_hooks(
     fallback=_log.fallback,
     product=_log.product,
     cached=_cache.multiply,
+    news=_log.news,
 )
 _stats.on_cache(_cache.cache_info, _cache.reset)
 _log.set_verbose(starts_verbose)

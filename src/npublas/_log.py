@@ -15,7 +15,7 @@ from pathlib import Path
 from npublas import _core, _ufuncs
 from npublas.errors import FallbackError, FallbackWarning
 
-__all__ = ["fallback", "is_verbose", "product", "set_verbose"]
+__all__ = ["fallback", "is_verbose", "news", "product", "set_verbose"]
 
 _logger = logging.getLogger("npublas")
 _products = logging.getLogger("npublas.products")
@@ -66,6 +66,12 @@ def product(
     _products.info(
         "%s %s(%d, %d) @ (%d, %d): %.3f ms on %s", dtype, stack, m, k, k, n, seconds * 1e3, where
     )
+
+
+def news() -> None:
+    """The engine has corrected what it predicts of products; called after one of them."""
+    while text := _core.take_news():
+        _logger.info("%s", text)
 
 
 def set_verbose(verbose: bool) -> None:

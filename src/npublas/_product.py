@@ -430,6 +430,8 @@ class _Call:
             seconds = time.perf_counter() - start
         kind = self.types.a.name
         _core.count(kind, *self.shape, attempt["code"], attempt["fallback"], seconds)
+        if attempt["on_npu"]:
+            _log.news()
         if _log.is_verbose():
             _log.product(kind, self.shape, attempt["on_npu"], attempt["reason"], seconds)
 

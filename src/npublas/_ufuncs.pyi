@@ -83,4 +83,5 @@ def set_hooks(
     fallback: Callable[[str, str, str], object] | None = None,
     product: Callable[[str, tuple[int, int, int, int], bool, str, float], object] | None = None,
     cached: Callable[[NDArray[Any], NDArray[Any], int], object] | None = None,
+    news: Callable[[], object] | None = None,
 ) -> None: ...
