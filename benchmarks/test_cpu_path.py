@@ -3,16 +3,14 @@
 What to conclude: how much faster a product is that can't go to the NPU, or must come back from it.
 float32 is NumPy's own loop, so it is equal but for chance. int8 and float16 go through that loop in
 blocks and come close to it, where NumPy's own loops for them take 60 to 200 times as long; so those
-are timed at 256³ only, and once at 1024³ with ``NPUBLAS_TEST_SLOW=1``.
+are timed at 256³ only, and once at 1024³ with ``--slow``.
 """
 
 from __future__ import annotations
 
-import os
-from time import perf_counter
-
 import numpy as np
 import pytest
+import timing
 
 import npublas
 
@@ -43,7 +41,7 @@ def exact(a, b, out):
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("case", CASES)
-def test_cpu_path(benchmark, case, side):
+def test_cpu_path(benchmark, case, side, slow):
     dtype, out = CASES[case]
     a, b = operands(dtype, side)
     benchmark.group = f"{side}³"
@@ -55,19 +53,11 @@ def test_cpu_path(benchmark, case, side):
         warmup_rounds=2,
     )
     np.testing.assert_array_equal(result, exact(a, b, out), strict=True)
-    if benchmark.disabled or (
-        side > 256 and dtype != "float32" and "NPUBLAS_TEST_SLOW" not in os.environ
-    ):
+    if benchmark.disabled or (side > 256 and dtype != "float32" and not slow):
         return
     rounds = 15 if dtype == "float32" else 1
-    numpys = min(seconds(a, b, out) for _ in range(rounds))
+    numpys = timing.fastest(lambda: np.matmul(a, b, dtype=out), rounds)
     times = numpys / benchmark.stats.stats.min
     benchmark.extra_info["NumPy's ms"] = round(1e3 * numpys, 2)
     benchmark.extra_info["times as fast"] = round(times, 1)
     print(f"\n{case}, {side}³: {times:.1f} times as fast as NumPy ({1e3 * numpys:.1f} ms)")
-
-
-def seconds(a, b, out):
-    start = perf_counter()
-    np.matmul(a, b, dtype=out)
-    return perf_counter() - start

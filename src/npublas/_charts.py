@@ -155,17 +155,17 @@ class Point(NamedTuple):
 
 
 def roofline(series: Mapping[str, Sequence[Point]], elements: Sequence[str], cores: int) -> Any:
-    """Speeds under the roofs of what the NPU multiplies: its cores' peaks, and the memory's speed."""
+    """Speeds under the roofs of what the NPU multiplies: cores' peaks and memory's speed."""
     figure, axes = _figure(8, 5)
     points = [point for line in series.values() for point in line]
     low = min([1.0, *(p.intensity for p in points)]) / 1.5
     high = max([3e3, *(p.intensity for p in points)]) * 1.5
-    x = np.geomspace(low, high, 400)
+    along = np.geomspace(low, high, 400)
     for element, dashes in zip(elements, _DASHES, strict=False):
         peak = _roof.FLOPS_PER_CORE[element] * cores
         axes.loglog(
-            x, np.minimum(peak, x * _roof.MEMORY_BYTES_PER_SECOND) * 1e-9, dashes, color="#888888",
-            label=f"roof of {element}, {_cores(cores)}: {si(peak, 'op/s')}",
+            along, np.minimum(peak, along * _roof.MEMORY_BYTES_PER_SECOND) * 1e-9, dashes,
+            color="#888888", label=f"roof of {element}, {_cores(cores)}: {si(peak, 'op/s')}",
         )  # fmt: skip
     styles = _styles(list(series))
     for name, line in series.items():

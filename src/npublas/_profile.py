@@ -95,8 +95,8 @@ ACTS = ("plan", "pack", "wait", "run", "unpack", "sync", "finish", "cpu")
 
 def total(works: Iterable[Work]) -> Work:
     """Return the sums."""
-    columns = zip(*(tuple(getattr(work, f.name) for f in fields(Work)) for work in works))
-    return Work(*(sum(column) for column in columns))
+    works = list(works)
+    return Work(**{f.name: sum(getattr(work, f.name) for work in works) for f in fields(Work)})
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Profile:
     busy: tuple[float, ...] = ()
     dropped: int = 0
     _recording: _core.Recording | None = field(default=None, repr=False)
-    _trace: _trace.Trace | None = field(default=None, repr=False)
+    _events: _trace.Trace | None = field(default=None, repr=False)
 
     def __enter__(self) -> Profile:
         """Begin; a second time, anew."""
@@ -182,7 +182,7 @@ class Profile:
             raise RuntimeError(
                 "this profile is being recorded already; make another for a block in it"
             )
-        self._trace, self.products = None, ()
+        self._events, self.products = None, ()
         self._recording = _core.Recording()
         return self
 
@@ -190,7 +190,7 @@ class Profile:
         """End, and read what was recorded."""
         recording, self._recording = self._recording, None
         assert recording
-        self._trace = trace = _trace.stop(recording)
+        self._events = trace = _trace.stop(recording)
         cores = _core.engine_status()["cores"] or _roof.CORES
         self.seconds, self.cpu_seconds = trace.seconds, trace.cpu_nanoseconds * 1e-9
         self.dropped = trace.dropped
@@ -244,7 +244,7 @@ class Profile:
         Raises
         ------
         ImportError
-            If matplotlib isn't installed, which draws the charts: ``pip install 'npublas[report]'``.
+            If matplotlib isn't there, which draws the charts: ``pip install 'npublas[report]'``.
         """
         trace, groups = self._recorded(), self._groups()[:_MOST_ROWS]
         shares = _charts.shares({label: asdict(work) for label, work in groups})
@@ -279,11 +279,11 @@ class Profile:
         Path(path).write_text(page, encoding="utf-8")
 
     def _recorded(self) -> _trace.Trace:
-        if self._trace is None:
+        if self._events is None:
             raise RuntimeError(
                 "nothing is profiled yet: read the profile after its with block has ended"
             )
-        return self._trace
+        return self._events
 
     def _groups(self) -> list[tuple[str, Work]]:
         groups: dict[str, list[Work]] = {}
@@ -377,7 +377,8 @@ def _products(trace: _trace.Trace, cores: int) -> tuple[ProfiledProduct, ...]:
     seconds = (events["end"] - trace.running()) * 1e-9
 
     def sums(weights: Any, mask: Any = slice(None)) -> list[float]:
-        return np.bincount(owner[mask], weights[mask], count + 1)[:count].tolist()
+        found: list[float] = np.bincount(owner[mask], weights[mask], count + 1)[:count].tolist()
+        return found
 
     times = {name: np.zeros(count) for name in ACTS}
     for act, name in enumerate(_core.ACTS):

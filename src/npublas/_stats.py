@@ -109,7 +109,8 @@ class Counters:
     def __repr__(self) -> str:
         if not self.reasons:
             return self._summary()
-        return f"{self._summary()}\n{text_table(_HEAD, self._rows(), wrap=60)}{self._busy()}{self._cached()}"
+        table = text_table(_HEAD, self._rows(), wrap=60)
+        return f"{self._summary()}\n{table}{self._busy()}{self._cached()}"
 
     def _busy(self) -> str:
         if not any(self.busy):

@@ -13,12 +13,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import npublas
+from npublas._types import Precision
 from npublas.cli._failure import Failure
 from npublas.testing import simulator
 
@@ -35,7 +36,7 @@ PROFILE = "target"  # of the simulator's clock
 
 _CHECKED_ROWS, _CHECKED_COLUMNS = 16, 4096
 # What the answer may be off by, relative to |A||B|: twice what each way rounds to, or more.
-_LIMITS = {"float32": 2.0**-22, "float16": 2.0**-9, "int8": 2.0**-5, "integers": 0.0}
+_LIMITS = {"float32": 2.0**-22, "float16": 2.0**-9, "int8": 2.0**-5}
 
 
 class Case(NamedTuple):
@@ -52,6 +53,11 @@ class Case(NamedTuple):
         if self.dtype == "float32" != self.precision:
             return f"float32 as {self.precision}"
         return self.dtype
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a product of it is called with."""
+        return {"dtype": np.int32} if self.dtype == "int8" else {}
 
     @property
     def size(self) -> str:
@@ -156,10 +162,11 @@ def operands(case: Case) -> tuple[Array, Array]:
 def measure(case: Case, numpy_seconds: float, seconds: float) -> Result:
     """Check a case, then time it for about so long."""
     a, b = operands(case)
-    options: dict[str, Any] = {"dtype": np.int32} if case.dtype == "int8" else {}
-    explained = npublas.explain(a, b, precision=_precision(case), **options)
-    with npublas.config_context(device="npu", precision=_precision(case), on_fallback="error"):
-        right_operand: Any = npublas.pack(b, precision=_precision(case)) if case.packed else b
+    options = case.options
+    precision = cast(Precision, case.precision)
+    explained = npublas.explain(a, b, precision=precision, **options)
+    with npublas.config_context(device="npu", precision=precision, on_fallback="error"):
+        right_operand: Any = npublas.pack(b, precision=precision) if case.packed else b
         plan = npublas.explain(a, right_operand, **options).plan
         assert plan
 
@@ -168,6 +175,7 @@ def measure(case: Case, numpy_seconds: float, seconds: float) -> Result:
             return product
 
         error = error_of(a, b, multiply())
+        right = is_right(case, error)
         with without_computing():
             if npublas.explain(a, right_operand, **options).plan != plan:
                 raise Failure(f"{case.size} is planned otherwise when it is timed")
@@ -188,18 +196,13 @@ def measure(case: Case, numpy_seconds: float, seconds: float) -> Result:
         roof_seconds=roof,
         roof_share=roof / median,
         error=error,
-        right=error <= _LIMITS["integers" if case.dtype == "int8" else case.precision]
-        + (2.0**-10 if case.dtype == "float16" else 0.0),
+        right=right,
         would_run_on="NPU" if explained.on_npu else "CPU",
         because=explained.reason,
         plan=asdict(plan),
         work=work.to_dict(),
         source="simulated" if profile.simulated else "board-measured",
     )  # fmt: skip
-
-
-def _precision(case: Case) -> Any:
-    return case.precision
 
 
 def numpy_float32(shape: tuple[int, int, int, int], seconds: float) -> float:
@@ -227,6 +230,13 @@ def error_of(a: Array, b: Array, c: Array) -> float:
     exact, scale = a @ b, np.abs(a) @ np.abs(b)
     error = np.abs(c[..., rows, :][..., :, columns] - exact)
     return float(np.max(error / np.where(scale == 0, 1, scale)))
+
+
+def is_right(case: Case, error: float) -> bool:
+    """Whether an answer of such an error is one that the types and the precision allow."""
+    if case.dtype == "int8":
+        return error == 0
+    return error <= _LIMITS[case.precision] + (2.0**-10 if case.dtype == "float16" else 0)
 
 
 def _times(call: Callable[[], object], seconds: float) -> list[float]:

@@ -75,7 +75,7 @@ def _page(results: Sequence[Result], facts: list[tuple[str, str]]) -> tuple[str,
 
 
 def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("time", "GFLOP/s", "NumPy float32", "faster", "roof", "error", "plain call", "product")
     ]
     for r in results:
