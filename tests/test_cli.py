@@ -44,7 +44,7 @@ def test_wrong_arguments_are_a_usage_error(
     assert "usage: npublas" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["info"], ["bench"]])
 def test_help_fits_80_columns(
     command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,11 @@ RUN_ELSEWHERE = {
     "make stubs": "rewrites _core.pyi; test_stubs.py runs the same generator",
     ".ci/run": "it is what runs this test",
     "pip install .": ".ci/run pythons",
+    "npublas bench --quick": "half a minute; test_bench.py, in small",
+    "npublas bench --shapes 256,1x4096x4096 --dtypes float32,int8 --precisions float32,float16": (
+        "half a minute; test_bench.py, in small"
+    ),
+    "npublas bench --report board.zip": "minutes; test_bench.py, in small",
     "python benchmarks/quantization_table.py": "two minutes; test_quantization_table.py, in small",
 }
 
