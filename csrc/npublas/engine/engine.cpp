@@ -65,6 +65,7 @@ std::atomic<EngineState> engine_state_{EngineState::closed};
 
 // When an unavailable engine may be tried again.
 constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
+constexpr std::size_t kOfItsOwn = (1 + exec::Syncs::kAtOnce) * kContextBytes;
 constexpr int kOpeningsTolerated = 3;
 constexpr std::chrono::milliseconds kOpeningPatience{200};  // for another process's lock
 std::atomic<std::int64_t> retry_at{kNever};                 // steady clock, nanoseconds
@@ -143,11 +144,12 @@ bool self_test(Engine& engine) {
     std::array<exec::Verdict, kElements> verdicts;
     for (const Element element : kAllElements) {
       exec::Verdict& verdict = verdicts[std::size_t(element)];
-      verdict = {.right = true, .flushes_subnormals = false};
+      verdict = {.right = true, .row_major = true, .flushes_subnormals = false};
       for (int core = 0; core < cores && verdict.right; ++core) {
         const exec::Verdict next = self_test(runtime, element, core);
         verdict.right = next.right;
         verdict.wrong = next.wrong;
+        verdict.row_major &= next.row_major;
         verdict.problem = next.problem;
         verdict.flushes_subnormals |= next.flushes_subnormals && element == Element::float16;
       }
@@ -335,15 +337,18 @@ bool open_engine(const EngineOptions& options) {
     const device::Quirks& quirks = engine->runtime->quirks();
     const int depths[kElements] = {quirks.max_depth_int8, quirks.max_depth_float16,
                                    quirks.max_depth_int4};
+    bool row_major[kElements];
+    for (int i = 0; i < kElements; ++i)
+      row_major[i] = engine->verdicts[std::size_t(i)].row_major;
     set_limits(
         {.max_rows = engine->runtime->chip().max_rows,
          .max_columns = engine->runtime->chip().max_columns,
-         // Less what the window holds when it is empty.
-         .window_bytes = options.memory_limit - std::min(kContextBytes, options.memory_limit),
+         // Less the context of the window's memories, and those to sync through.
+         .window_bytes = options.memory_limit - std::min(kOfItsOwn, options.memory_limit),
          .cores = engine->options.cores,
          // Some for what the window keeps of other products.
          .files = files_allowed() / 8 * 7},
-        depths);
+        depths, row_major);
     count_as_simulated(engine->runtime->is_simulated());
     state->set(std::move(engine));
     engine_state_ = EngineState::open;

@@ -9,8 +9,9 @@ namespace npublas {
 
 PlanLimits current_limits(Element element) noexcept;
 
-/// `depths` is the largest K per context by Element.
-void set_limits(const PlanLimits& limits, const int (&depths)[kElements]) noexcept;
+/// The largest K per context, and whether A and C may be row-major, by Element.
+void set_limits(const PlanLimits& limits, const int (&depths)[kElements],
+                const bool (&row_major)[kElements]) noexcept;
 void reset_limits() noexcept;
 
 }  // namespace npublas

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "npublas/base/error.hpp"
 #include "npublas/base/half.hpp"
 #include "npublas/math/int4.hpp"
 #include "npublas/math/layout.hpp"
@@ -17,6 +18,9 @@ namespace {
 // to 128 rows is one task, and from 132 on it is several.
 constexpr int kDeepBytes = 1024;
 constexpr std::array<int, 4> kHeights = {1, 4, 128, 132};
+// Row-major ones are cut otherwise: ten banks hold 320 rows, and heights need be no multiple of 4.
+constexpr std::array<int, 2> kRowMajorHeights = {3, 324};
+constexpr int kTallest = 324;
 /// Of int4, what fits one task at 132 rows, which is all that it may have.
 constexpr int depth_of(Element element) {
   return element == Element::int4 ? 512 : kDeepBytes / int(bytes_of(element, 1));
@@ -71,7 +75,9 @@ std::vector<double> multiply(const std::shared_ptr<device::Runtime>& runtime, El
   std::fill_n(memory_b.data(), context.b_bytes(), std::byte(0));
   for (int m = 0; m < shape.m; ++m)
     for (int k = 0; k < shape.k; ++k)
-      put(element, memory_a.data(), layout::a_at(element, m, k, shape.m), float(a(m, k)));
+      put(element, memory_a.data(),
+          shape.native ? layout::a_at(element, m, k, shape.m) : std::size_t(m * shape.k + k),
+          float(a(m, k)));
   for (int k = 0; k < shape.k; ++k)
     for (int n = 0; n < shape.n; ++n)
       put(element, memory_b.data(), layout::b_at(element, k, n, shape.k), float(b(k, n)));
@@ -84,13 +90,14 @@ std::vector<double> multiply(const std::shared_ptr<device::Runtime>& runtime, El
   for (int m = 0; m < shape.m; ++m)
     for (int n = 0; n < shape.n; ++n)
       result[std::size_t(m * shape.n + n)] =
-          get(element, memory_c.data(), layout::c_at(element, m, n, shape.m));
+          get(element, memory_c.data(),
+              shape.native ? layout::c_at(element, m, n, shape.m) : std::size_t(m * shape.n + n));
   return result;
 }
 
 /// The answer for the tallest product; a lower one has its first rows.
 std::vector<int> known_answer(int depth, int columns) {
-  const int rows = kHeights.back();
+  const int rows = kTallest;
   std::vector<int> b(std::size_t(depth * columns)), sums(std::size_t(rows * columns), 0);
   for (int k = 0; k < depth; ++k)
     for (int n = 0; n < columns; ++n) b[std::size_t(k * columns + n)] = b_value(k, n);
@@ -121,13 +128,28 @@ Verdict test(const std::shared_ptr<device::Runtime>& runtime, Element element, i
       known_answer(depth_of(Element::float16), int(column_step(Element::float16))),
       known_answer(depth_of(Element::int4), int(column_step(Element::int4)))};
   const std::vector<int>& expected = answers[std::size_t(element)];
-  for (const int height : kHeights) {
-    const device::ContextShape shape{height, depth_of(element), int(column_step(element))};
+  const auto try_height = [&](int height, bool native) -> Verdict {
+    const device::ContextShape shape{height, depth_of(element), int(column_step(element)), native};
     const auto got = multiply(runtime, element, shape, core, a_value, b_value);
     for (std::size_t i = 0; i < got.size(); ++i)
       if (got[i] != expected[i]) return wrong_answer(element, shape, core, i, expected[i], got[i]);
-  }
-  return {.right = true};
+    return {.right = true};
+  };
+  for (const int height : kHeights)
+    if (const Verdict verdict = try_height(height, true); !verdict.right) return verdict;
+  Verdict verdict{.right = true, .row_major = element != Element::int4};
+  // Without row-major surfaces there are still native ones: slower, and right.
+  const auto is_right = [&](int height) {
+    for (int tries = 0; tries < 2; ++tries) {
+      try {
+        return try_height(height, false).right;
+      } catch (const Error&) {  // a call that failed
+      }
+    }
+    return false;
+  };
+  for (const int height : kRowMajorHeights) verdict.row_major = verdict.row_major && is_right(height);
+  return verdict;
 }
 
 /// The largest sums that int16 is asked to hold, of both signs.

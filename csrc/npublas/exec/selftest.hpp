@@ -15,6 +15,7 @@ namespace npublas::exec {
 struct Verdict {
   bool right = false;
   bool wrong = false;              ///< an answer was wrong; otherwise a call failed
+  bool row_major = false;          ///< also with row-major A and C; never int4
   bool flushes_subnormals = true;  ///< float16 only: subnormal operands count as zero
   std::string problem;             ///< what went wrong, empty if right
 };

@@ -30,6 +30,7 @@ struct PlanLimits {
   std::int64_t max_depth = 8192;    ///< K per context, of this type
   std::size_t window_bytes = std::size_t(1) << 30;
   int cores = 3;
+  bool row_major = true;  ///< A and C may be so; native otherwise
   int files = 448;  ///< open at a time: each surface is one, each context two
 
   bool operator==(const PlanLimits&) const = default;

@@ -242,7 +242,8 @@ std::optional<Plan> plan_of_tiles(const PlanQuery& query, const PlanLimits& limi
          .a_slots = 1,
          .b_slots = 1};
   if (p.surface_rows() > limits.max_rows) return std::nullopt;
-  if (layout == Layout::normal && (element == Element::int4 || depth > kDeepestNormal))
+  if (layout == Layout::normal &&
+      (!limits.row_major || element == Element::int4 || depth > kDeepestNormal))
     return std::nullopt;
   p.cores = int(std::min<std::int64_t>(cores, p.blocks()));
   if (!give_slots(p, query.packed.has_value(), std::max<std::int64_t>(row_blocks, 1), limits)) return std::nullopt;
