@@ -338,17 +338,15 @@ bool open_engine(const EngineOptions& options) {
     const int depths[kElements] = {quirks.max_depth_int8, quirks.max_depth_float16,
                                    quirks.max_depth_int4};
     bool row_major[kElements];
-    for (int i = 0; i < kElements; ++i)
-      row_major[i] = engine->verdicts[std::size_t(i)].row_major;
-    set_limits(
-        {.max_rows = engine->runtime->chip().max_rows,
-         .max_columns = engine->runtime->chip().max_columns,
-         // Less the context of the window's memories, and those to sync through.
-         .window_bytes = options.memory_limit - std::min(kOfItsOwn, options.memory_limit),
-         .cores = engine->options.cores,
-         // Some for what the window keeps of other products.
-         .files = files_allowed() / 8 * 7},
-        depths, row_major);
+    for (int i = 0; i < kElements; ++i) row_major[i] = engine->verdicts[std::size_t(i)].row_major;
+    set_limits({.max_rows = engine->runtime->chip().max_rows,
+                .max_columns = engine->runtime->chip().max_columns,
+                // Less the context of the window's memories, and those to sync through.
+                .window_bytes = options.memory_limit - std::min(kOfItsOwn, options.memory_limit),
+                .cores = engine->options.cores,
+                // Some for what the window keeps of other products.
+                .files = files_allowed() / 8 * 7},
+               depths, row_major);
     count_as_simulated(engine->runtime->is_simulated());
     state->set(std::move(engine));
     engine_state_ = EngineState::open;

@@ -148,7 +148,8 @@ Verdict test(const std::shared_ptr<device::Runtime>& runtime, Element element, i
     }
     return false;
   };
-  for (const int height : kRowMajorHeights) verdict.row_major = verdict.row_major && is_right(height);
+  for (const int height : kRowMajorHeights)
+    verdict.row_major = verdict.row_major && is_right(height);
   return verdict;
 }
 
