@@ -4,9 +4,11 @@
 //
 // Every thread has an ideal clock: the wall clock and an offset. Whoever wakes late from a run is
 // behind the wall clock by that much, and its next run arrives when it would have arrived without
-// it; so lateness never adds up. Short costs put a thread ahead of the wall clock; they are slept
-// off when that is worth a sleep, or by the end of its next run. Nothing spins. What the simulator
-// computes takes real time: a run whose product takes longer than it should ends late.
+// it; so lateness never adds up. A thread that has waited for something else in between is no
+// longer late: what it waited for would not have come any sooner. Short costs put a thread ahead of
+// the wall clock; they are slept off when that is worth a sleep, or by the end of its next run.
+// Nothing spins. What the simulator computes takes real time: a run whose product takes longer than
+// it should ends late.
 #pragma once
 
 #include <cstdint>
