@@ -9,6 +9,7 @@ namespace npublas::python {
 void register_device(pybind11::module_& module);
 void register_engine(pybind11::module_& module);
 void register_math(pybind11::module_& module);
+void register_planning(pybind11::module_& module);
 void register_product(pybind11::module_& module);
 void register_trace(pybind11::module_& module);
 void register_tuning(pybind11::module_& module);

@@ -17,7 +17,6 @@
 #include "npublas/math/finish.hpp"
 #include "npublas/math/method.hpp"
 #include "npublas/math/pack.hpp"
-#include "npublas/math/plan.hpp"
 #include "npublas/math/unpack.hpp"
 
 namespace py = pybind11;
@@ -305,42 +304,6 @@ void register_math(py::module_& module) {
     if (matrix == "B") return layout::b_at(element, row, column, size);
     return layout::c_at(row, column, size);
   });
-  module.def(
-      "plan",
-      [](std::int64_t batch, std::int64_t m, std::int64_t k, std::int64_t n,
-         const std::string& method, std::size_t window_bytes, int cores, std::int64_t max_depth,
-         std::int64_t max_rows, std::int64_t max_columns,
-         std::optional<std::pair<std::int64_t, std::int64_t>> packed) -> py::object {
-        std::optional<PackedTiles> tiles;
-        if (packed) tiles = PackedTiles{packed->first, packed->second};
-        const auto planned =
-            plan({.shape = {batch, m, k, n}, .method = method_from(method), .packed = tiles},
-                 {.max_rows = max_rows,
-                  .max_columns = max_columns,
-                  .max_depth = max_depth,
-                  .window_bytes = window_bytes,
-                  .cores = cores});
-        if (!planned) return py::none();
-        py::list blocks;
-        for (std::int64_t i = 0; i < planned->blocks(); ++i) {
-          const Block block = planned->block(i);
-          blocks.append(
-              py::make_tuple(block.batch, block.row, block.rows, block.column, block.columns));
-        }
-        py::dict result;
-        result["tile"] =
-            py::make_tuple(planned->tile_rows, planned->tile_depth, planned->tile_columns);
-        result["blocks"] = blocks;
-        result["cores"] = planned->cores;
-        result["depth_tiles"] = planned->depth_tiles();
-        result["runs"] = planned->runs();
-        result["bytes"] = planned->window_bytes();
-        return result;
-      },
-      py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"), py::arg("method"), py::kw_only(),
-      py::arg("window_bytes") = PlanLimits{}.window_bytes, py::arg("cores") = PlanLimits{}.cores,
-      py::arg("max_depth") = PlanLimits{}.max_depth, py::arg("max_rows") = PlanLimits{}.max_rows,
-      py::arg("max_columns") = PlanLimits{}.max_columns, py::arg("packed") = py::none());
 }
 
 }  // namespace npublas::python

@@ -42,6 +42,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   npublas::python::register_device(module);
   npublas::python::register_engine(module);
   npublas::python::register_math(module);
+  npublas::python::register_planning(module);
   npublas::python::register_weights(module);
   npublas::python::register_product(module);
   npublas::python::register_trace(module);

@@ -9,7 +9,7 @@ namespace npublas {
 namespace {
 
 /// Of the shorter of what goes on side by side, so much isn't hidden: neither waits evenly.
-constexpr double kCoupling = 0.05;
+constexpr double kCoupling = 0.2;
 
 /// Steps of the core that gets most of them, the blocks being taken in turn: those of full row
 /// blocks first, then the lower ones.
@@ -98,16 +98,14 @@ Estimate estimate(const Plan& p, const StepWork& step, bool b_is_packed, const R
   // While the host moves bytes, the NPU gets what is left of the memory's rate.
   const double wanted = e.streamed_bytes / e.device;
   const double left = rates.dram_bytes_per_second - (e.packed_bytes + e.unpacked_bytes) / e.host;
-  if (wanted > left)
-    e.traffic = std::min(e.host, e.device * wanted / left) * (1 - left / wanted);
+  if (wanted > left) e.traffic = std::min(e.host, e.device * wanted / left) * (1 - left / wanted);
   // All of B is packed while the first row block runs, and then nothing of it.
-  const double of_b =
-      b_is_packed || b_times > 1 ? 0 : e.host * b_tiles * step.b_bytes * b_share /
-                                           (e.packed_bytes + e.unpacked_bytes);
+  const double of_b = b_is_packed || b_times > 1 ? 0
+                                                 : e.host * b_tiles * step.b_bytes * b_share /
+                                                       (e.packed_bytes + e.unpacked_bytes);
   const double device = e.device + e.traffic, first_share = 1 / row_blocks;
   const double waves = std::max(panels / cores, 1.0);  // of panels: the last one's B comes last
-  const double first_block =
-      of_b + first_share * std::max(device / waves, e.host - of_b);
+  const double first_block = of_b + first_share * std::max(device / waves, e.host - of_b);
   const double others = std::max(device, e.host - of_b) * (1 - first_share);
   e.seconds = rates.call_seconds + kCoupling * std::min(device, e.host) +
               std::max({e.fill + device + e.drain, e.host + e.wait,

@@ -98,8 +98,8 @@ Heights heights_of(const PlanQuery& query, std::int64_t most, std::int64_t one_t
   return heights;
 }
 
-/// Where B stays or is there, a block is a tile high, so that the cores share the work evenly; where
-/// it is packed, the rows below a panel are what the device does meanwhile.
+/// Where B stays or is there, a block is a tile high, so that the cores share the work evenly;
+/// where it is packed, the rows below a panel are what the device does meanwhile.
 Choices<4> row_blocks_of(const PlanQuery& query, std::int64_t height) {
   Choices<4> blocks;
   const std::int64_t down = ceil_div(query.shape.m, height);
@@ -145,8 +145,9 @@ bool give_slots(Plan& p, bool b_is_packed, std::int64_t row_blocks, const PlanLi
   if (with(down, cores * depths)) return true;
   // Less than that: tiles are packed again.
   while (p.a_slots > 1 || p.b_slots > 1) {
-    const bool of_a = p.b_slots == 1 || (p.a_slots > 1 && std::size_t(p.a_slots) * p.a_slot_bytes() >=
-                                                              std::size_t(p.b_slots) * p.b_slot_bytes());
+    const bool of_a =
+        p.b_slots == 1 || (p.a_slots > 1 && std::size_t(p.a_slots) * p.a_slot_bytes() >=
+                                                std::size_t(p.b_slots) * p.b_slot_bytes());
     std::int64_t& slots = of_a ? p.a_slots : p.b_slots;
     slots = ceil_div(slots, 2);
     if (fits(p, limits)) return true;
@@ -246,7 +247,8 @@ std::optional<Plan> plan_of_tiles(const PlanQuery& query, const PlanLimits& limi
       (!limits.row_major || element == Element::int4 || depth > kDeepestNormal))
     return std::nullopt;
   p.cores = int(std::min<std::int64_t>(cores, p.blocks()));
-  if (!give_slots(p, query.packed.has_value(), std::max<std::int64_t>(row_blocks, 1), limits)) return std::nullopt;
+  if (!give_slots(p, query.packed.has_value(), std::max<std::int64_t>(row_blocks, 1), limits))
+    return std::nullopt;
   p.cores = int(std::min<std::int64_t>(p.cores, p.blocks()));
   return p;
 }

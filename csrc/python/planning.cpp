@@ -1,0 +1,268 @@
+// # Plans that Python asks for
+// How a product would be cut, what that is predicted to take, and what it takes in simulated time:
+// for `explain`, the tests and the benchmarks.
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "bindings.hpp"
+#include "names.hpp"
+#include "npublas/math/replay.hpp"
+#include "npublas/math/search.hpp"
+
+namespace py = pybind11;
+
+namespace npublas::python {
+namespace {
+
+/// Every field of Rates with its name in Python.
+template <typename Visit>
+void for_each_rate(Rates& rates, Visit visit) {
+  visit("macs_per_second_int8", rates.macs_per_second[0]);
+  visit("macs_per_second_float16", rates.macs_per_second[1]);
+  visit("macs_per_second_int4", rates.macs_per_second[2]);
+  visit("efficiency", rates.efficiency);
+  visit("core_bytes_per_second", rates.core_bytes_per_second);
+  visit("memory_bytes_per_second", rates.memory_bytes_per_second);
+  visit("submit_seconds", rates.submit_seconds);
+  visit("queued_seconds", rates.queued_seconds);
+  visit("slack", rates.slack);
+  visit("normal_factor", rates.normal_factor);
+  visit("call_seconds", rates.call_seconds);
+  visit("pack_bytes_per_second", rates.pack_bytes_per_second);
+  visit("pack_bytes_per_second_all", rates.pack_bytes_per_second_all);
+  visit("threads", rates.threads);
+  visit("sync_seconds", rates.sync_seconds);
+  visit("sync_bytes_per_second", rates.sync_bytes_per_second);
+  visit("bind_seconds", rates.bind_seconds);
+  visit("cpu_flops", rates.cpu_flops);
+  visit("cpu_bytes_per_second", rates.cpu_bytes_per_second);
+  visit("dram_bytes_per_second", rates.dram_bytes_per_second);
+}
+
+Rates profile(const std::string& name) {
+  if (name == "first") return first_rates();
+  if (name == "target") return target_rates();
+  if (name == "stretch") return stretch_rates();
+  if (name == "pessimistic") return pessimistic();
+  throw py::value_error("a profile is 'first', 'target', 'stretch' or 'pessimistic', not '" + name +
+                        "'");
+}
+
+py::dict rates_of(const std::string& name) {
+  Rates rates = profile(name);
+  py::dict values;
+  for_each_rate(rates, [&](const char* field, auto value) { values[field] = value; });
+  return values;
+}
+
+/// The target's, but for what is given.
+Rates rates_from(const std::optional<py::dict>& values) {
+  Rates rates = target_rates();
+  if (!values) return rates;
+  std::size_t known = 0;
+  for_each_rate(rates, [&](const char* field, auto& value) {
+    if (!values->contains(field)) return;
+    value = py::cast<std::remove_reference_t<decltype(value)>>((*values)[field]);
+    ++known;
+  });
+  if (known != values->size()) throw py::value_error("there is no such rate");
+  return rates;
+}
+
+Layout layout_from(const std::string& name) {
+  if (name != "normal" && name != "native")
+    throw py::value_error("layout must be 'native' or 'normal', not '" + name + "'");
+  return name == "normal" ? Layout::normal : Layout::native;
+}
+
+/// (layout, rows, depth, columns, row blocks).
+using TilesOfPython =
+    std::tuple<std::string, std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
+
+/// What a plan depends on, as keyword arguments.
+struct Asked {
+  PlanQuery query;
+  PlanLimits limits;
+  Rates rates;
+  std::optional<Tiles> tiles;
+
+  std::optional<Plan> plan() const {
+    return tiles ? plan_of_tiles(query, limits, *tiles) : npublas::plan(query, limits, rates);
+  }
+};
+
+Asked asked(std::int64_t batch, std::int64_t m, std::int64_t k, std::int64_t n,
+            const std::string& method, std::size_t window_bytes, int cores, int files,
+            std::int64_t max_depth, std::int64_t max_rows, std::int64_t max_columns,
+            const std::optional<std::pair<std::int64_t, std::int64_t>>& packed,
+            const std::tuple<int, int, int>& source_bytes, const std::optional<py::dict>& rates,
+            const std::optional<TilesOfPython>& tiles) {
+  const auto [a, b, out] = source_bytes;
+  Asked asked{.query = {.shape = {batch, m, k, n},
+                        .method = method_from(method),
+                        .bytes = {.a = a, .b = b, .out = out}},
+              .limits = {.max_rows = max_rows,
+                         .max_columns = max_columns,
+                         .max_depth = max_depth,
+                         .window_bytes = window_bytes,
+                         .cores = cores,
+                         .files = files},
+              .rates = rates_from(rates),
+              .tiles = std::nullopt};
+  if (packed) asked.query.packed = PackedTiles{packed->first, packed->second};
+  if (tiles) {
+    const auto& [layout, rows, depth, columns, row_blocks] = *tiles;
+    asked.tiles = Tiles{layout_from(layout), rows, depth, columns, row_blocks, cores};
+  }
+  return asked;
+}
+
+py::dict to_dict(const Estimate& estimate) {
+  py::dict result;
+  result["seconds"] = estimate.seconds;
+  result["fill"] = estimate.fill;
+  result["device"] = estimate.device;
+  result["drain"] = estimate.drain;
+  result["host"] = estimate.host;
+  result["packed_bytes"] = estimate.packed_bytes;
+  result["unpacked_bytes"] = estimate.unpacked_bytes;
+  result["streamed_bytes"] = estimate.streamed_bytes;
+  return result;
+}
+
+py::dict to_dict(const Plan& plan) {
+  py::dict result;
+  result["layout"] = npublas::name_of(plan.layout);
+  result["tile"] = py::make_tuple(plan.tile_rows, plan.tile_depth, plan.tile_columns);
+  result["block"] = py::make_tuple(plan.block_rows, plan.block_columns);
+  result["a_slots"] = plan.a_slots;
+  result["b_slots"] = plan.b_slots;
+  result["cores"] = plan.cores;
+  result["depth_tiles"] = plan.depth_tiles();
+  result["surface_rows"] = plan.surface_rows();
+  result["steps"] = plan.steps();
+  result["runs"] = plan.runs();
+  result["bytes"] = plan.window_bytes();
+  result["files"] = plan.files();
+  return result;
+}
+
+py::object planned(const Asked& asked) {
+  const auto plan = asked.plan();
+  if (!plan) return py::none();
+  py::dict result = to_dict(*plan);
+  py::list blocks;
+  for (std::int64_t i = 0; i < plan->blocks(); ++i) {
+    const Block block = plan->block(i);
+    blocks.append(py::make_tuple(block.batch, block.row, block.rows, block.column, block.columns));
+  }
+  result["blocks"] = blocks;
+  result["estimate"] =
+      to_dict(estimate(*plan, asked.query.packed.has_value(), asked.query.bytes, asked.rates));
+  return result;
+}
+
+py::object replayed(const Asked& asked, ReplayOptions options) {
+  const auto plan = asked.plan();
+  if (!plan) return py::none();
+  options.b_is_packed = asked.query.packed.has_value();
+  options.bytes = asked.query.bytes;
+  Replayed replayed;
+  {
+    const py::gil_scoped_release release;
+    replayed = replay(*plan, options, asked.rates);
+  }
+  py::dict result;
+  result["seconds"] = replayed.seconds;
+  result["busy"] = replayed.busy;
+  result["host_seconds"] = replayed.host_seconds;
+  result["packed_bytes"] = replayed.packed_bytes;
+  result["unpacked_bytes"] = replayed.unpacked_bytes;
+  result["streamed_bytes"] = replayed.streamed_bytes;
+  result["runs"] = replayed.runs;
+  result["packed_a"] = replayed.packed_a;
+  result["packed_b"] = replayed.packed_b;
+  return result;
+}
+
+py::list ranked(const Asked& asked, std::size_t count) {
+  py::list result;
+  for (const Candidate& candidate : candidates(asked.query, asked.limits, asked.rates, count)) {
+    py::dict one = to_dict(candidate.plan);
+    one["estimate"] = to_dict(candidate.estimate);
+    result.append(one);
+  }
+  return result;
+}
+
+}  // namespace
+
+// The arguments of `asked`.
+#define NPUBLAS_ASKED                                                                            \
+  std::int64_t batch, std::int64_t m, std::int64_t k, std::int64_t n, const std::string &method, \
+      std::size_t window_bytes, int cores, int files, std::int64_t max_depth,                    \
+      std::int64_t max_rows, std::int64_t max_columns,                                           \
+      const std::optional<std::pair<std::int64_t, std::int64_t>>&packed,                         \
+      const std::tuple<int, int, int>&source_bytes, const std::optional<py::dict>&rates,         \
+      const std::optional<TilesOfPython>&tiles
+#define NPUBLAS_PASSED                                                                          \
+  batch, m, k, n, method, window_bytes, cores, files, max_depth, max_rows, max_columns, packed, \
+      source_bytes, rates, tiles
+#define NPUBLAS_ARGUMENTS                                                                         \
+  py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"), py::arg("method"), py::kw_only(),   \
+      py::arg("window_bytes") = PlanLimits{}.window_bytes, py::arg("cores") = PlanLimits{}.cores, \
+      py::arg("files") = PlanLimits{}.files, py::arg("max_depth") = PlanLimits{}.max_depth,       \
+      py::arg("max_rows") = PlanLimits{}.max_rows,                                                \
+      py::arg("max_columns") = PlanLimits{}.max_columns, py::arg("packed") = py::none(),          \
+      py::arg("source_bytes") = std::make_tuple(4, 4, 4), py::arg("rates") = py::none(),          \
+      py::arg("tiles") = py::none()
+
+void register_planning(py::module_& module) {
+  module.def("rates", &rates_of, py::arg("profile"));
+  module.def(
+      "plan", [](NPUBLAS_ASKED) { return planned(asked(NPUBLAS_PASSED)); }, NPUBLAS_ARGUMENTS,
+      "Return how a product is cut, or None; `tiles` instead of the best ones, if given.");
+  module.def(
+      "plans",
+      [](NPUBLAS_ASKED, std::size_t count) { return ranked(asked(NPUBLAS_PASSED), count); },
+      NPUBLAS_ARGUMENTS, py::arg("count") = 10, "Return the candidates, the fastest first.");
+  module.def(
+      "replay",
+      [](NPUBLAS_ASKED, bool b_is_resident, bool a_has_low, bool b_has_low) {
+        return replayed(asked(NPUBLAS_PASSED), {.b_is_resident = b_is_resident,
+                                                .a_has_low = a_has_low,
+                                                .b_has_low = b_has_low,
+                                                .bytes = {}});
+      },
+      NPUBLAS_ARGUMENTS, py::arg("b_is_resident") = true, py::arg("a_has_low") = true,
+      py::arg("b_has_low") = true, "Return what a product takes in simulated time, or None.");
+  module.def(
+      "columns_of_weights",
+      [](std::int64_t batch, std::int64_t n, const std::string& method) {
+        return columns_of_weights(batch, n, method_from(method));
+      },
+      py::arg("batch"), py::arg("n"), py::arg("method"));
+  module.def(
+      "cut_on_chip",
+      [](const std::string& element, const std::string& layout, std::int64_t rows,
+         std::int64_t depth, std::int64_t columns) {
+        const Element type = element == "int4"      ? Element::int4
+                             : element == "float16" ? Element::float16
+                                                    : Element::int8;
+        const Cutting cut = cut_on_chip(type, layout_from(layout), rows, depth, columns);
+        return py::make_tuple(cut.tasks, cut.rows, cut.weight_passes);
+      },
+      py::arg("element"), py::arg("layout"), py::arg("rows"), py::arg("depth"), py::arg("columns"),
+      "Return how the runtime cuts a run: tasks, rows of the highest, times B is streamed.");
+}
+
+#undef NPUBLAS_ASKED
+#undef NPUBLAS_PASSED
+#undef NPUBLAS_ARGUMENTS
+
+}  // namespace npublas::python
