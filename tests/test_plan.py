@@ -32,30 +32,41 @@ def test_every_element_of_the_result_lies_in_exactly_one_block(
         assert 0 <= b < batch and 0 <= row < row + rows <= m and 0 <= column < column + columns <= n
 
 
-@given(m=SIZES, k=SIZES, n=SIZES, method=METHODS, window=WINDOWS, cores=st.integers(1, 3))
-def test_tiles_are_legal_and_fit_the_window(m, k, n, method, window, cores):
-    plan = _core.plan(1, m, k, n, method, window_bytes=window, cores=cores)
+@given(
+    m=SIZES, k=SIZES, n=SIZES, method=METHODS, window=WINDOWS, cores=st.integers(1, 3),
+    files=st.integers(80, 400),
+)  # fmt: skip
+def test_tiles_are_legal_and_fit_the_window(m, k, n, method, window, cores, files):
+    plan = _core.plan(1, m, k, n, method, window_bytes=window, cores=cores, files=files)
     rows, depth, columns = plan["tile"]
     assert rows == 1 or rows % 4 == 0
     assert depth % 32 == 0 and columns % 32 == 0
-    assert rows <= 2047 and columns <= 4096 and depth <= 8192
-    assert plan["bytes"] <= window
+    assert plan["surface_rows"] <= 2044 and columns <= 4096 and depth <= 8192
+    assert plan["bytes"] <= window and plan["files"] <= files
     assert 1 <= plan["cores"] <= cores
     size = 1 if method in ("integers", "int8") else 2
-    surfaces = rows * depth * size + depth * columns * size + rows * columns * 4
-    assert plan["bytes"] >= surfaces * plan["cores"]
+    parts = 2 if method == "float32" else 1
+    slots = plan["a_slots"] * rows * depth + plan["b_slots"] * depth * columns
+    sums = 3 * plan["cores"] * rows * columns * 4 * (3 if parts == 2 else 1)
+    assert plan["bytes"] >= slots * size * parts + sums
+    block_rows, block_columns = plan["block"]
+    assert block_rows % rows == 0 or block_rows == m
+    assert block_columns <= columns
 
 
 @given(
     k=st.integers(1, 200_000), n=SIZES, method=METHODS, limit=st.sampled_from([2048, 4096, 8192])
 )
 def test_depth_tiles_cover_k_and_depend_on_k_n_and_type_alone(k, n, method, limit):
+    slow = {"pack_bytes_per_second_all": 1e9}
     plans = [
-        _core.plan(batch, m, k, n, method, cores=cores, window_bytes=window, max_depth=limit)
-        for batch, m, cores, window in [
-            (1, 1, 3, 1 << 30),
-            (7, 513, 1, 8 << 20),
-            (2, 9, 2, 2 << 20),
+        _core.plan(
+            batch, m, k, n, method, cores=cores, window_bytes=window, max_depth=limit, rates=rates
+        )
+        for batch, m, cores, window, rates in [
+            (1, 1, 3, 1 << 30, None),
+            (7, 513, 1, 8 << 20, slow),
+            (2, 9, 2, 2 << 20, None),
         ]
     ]
     assert len({(plan["tile"][1], plan["depth_tiles"]) for plan in plans}) == 1
@@ -69,37 +80,74 @@ def test_a_window_without_room_for_one_tile_has_no_plan(method):
     assert _core.plan(1, 64, 4096, 64, method, window_bytes=64 << 10) is None
 
 
-def test_columns_are_split_over_the_cores_first():
-    plan = _core.plan(1, 512, 512, 1536, "int8", cores=3)
-    assert [block[3:] for block in plan["blocks"]] == [(0, 512), (512, 512), (1024, 512)]
+@pytest.mark.parametrize("method", ["integers", "float16", "float32", "int8"])
+def test_one_slot_of_each_is_enough(method):
+    """The least window of a tile is found by trying: what fits it still has a plan that ends."""
+    window = next(w for w in range(64 << 10, 2 << 20, 4 << 10)
+                  if _core.plan(1, 300, 4096, 300, method, window_bytes=w))  # fmt: skip
+    plan = _core.plan(1, 300, 4096, 300, method, window_bytes=window)
+    assert (plan["a_slots"], plan["b_slots"], plan["cores"]) == (1, 1, 1)
+    replayed = _core.replay(1, 300, 4096, 300, method, window_bytes=window)
+    assert replayed["runs"] == plan["runs"]
 
 
-def test_blocks_of_columns_are_shared_out_evenly():
-    plan = _core.plan(1, 512, 512, 4096, "int8", cores=3)
-    widths = [columns for *_, columns in plan["blocks"]]
-    assert len(widths) % 3 == 0 and max(widths) - min(widths) <= 128
+def test_row_blocks_are_outside_panels():
+    plan = _core.plan(2, 1500, 512, 3000, "int8", packed=(512, 1024))
+    starts = [(batch, row, column) for batch, row, _, column, _ in plan["blocks"]]
+    assert starts == sorted(starts) and len({column for *_, column in starts}) == 3
+
+
+@pytest.mark.parametrize("method", ["integers", "float16", "float32"])
+@pytest.mark.parametrize("shape", [(4096, 4096, 4096), (1500, 384, 1536), (128, 4096, 11008)])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_the_cores_have_the_same_to_do(method, shape, fresh):
+    m, k, n = shape
+    packed = None
+    if not fresh:
+        packed = (_core.plan(1, *shape, method)["tile"][1], _core.columns_of_weights(1, n, method))
+    busy = _core.replay(1, m, k, n, method, packed=packed)["busy"]
+    assert len(busy) == 3 and min(busy) >= (0.6 if fresh else 0.8) * max(busy)
 
 
 def test_rows_are_split_where_there_are_too_few_columns():
     plan = _core.plan(1, 1500, 384, 64, "float16", cores=3)
-    assert plan["cores"] == 3
-    assert [block[1:3] for block in plan["blocks"]] == [(0, 512), (512, 512), (1024, 476)]
+    assert plan["cores"] == 3 and len({row for _, row, *_ in plan["blocks"]}) >= 3
 
 
-def test_a_stack_is_shared_product_by_product():
+def test_one_row_of_a_is_native_and_streams_its_weights_through_all_cores():
+    for method in ("integers", "float16"):
+        depth = _core.plan(1, 1, 4096, 4096, method)["tile"][1]
+        width = _core.columns_of_weights(1, 4096, method)
+        plan = _core.plan(1, 1, 4096, 4096, method, packed=(depth, width))
+        assert plan["cores"] == 3 and len(plan["blocks"]) == 3
+        assert plan["runs"] == 3 * plan["depth_tiles"]
+
+
+def test_int8_rows_on_chip_decide_for_row_major_a_and_c():
+    """320 rows of depth 1024 are one task there, 128 with native ones, for which B is streamed."""
+    plan = _core.plan(1, 4096, 1024, 4096, "int8", packed=(1024, 1376))
+    assert plan["layout"] == "normal" and plan["tile"][0] % 320 == 0
+
+
+@pytest.mark.parametrize("method", ["integers", "float16", "float32"])
+def test_a_large_window_packs_every_tile_once(method):
+    shape = (1, 1500, 3000, 2000)
+    plan, replayed = _core.plan(*shape, method), _core.replay(*shape, method)
+    rows, _, columns = plan["tile"]
+    assert replayed["packed_a"] == -(-1500 // rows) * plan["depth_tiles"]
+    assert replayed["packed_b"] == -(-2000 // columns) * plan["depth_tiles"]
+
+
+def test_a_stack_is_taken_product_by_product():
     plan = _core.plan(12, 128, 64, 128, "float16", cores=3)
-    assert [block[0] for block in plan["blocks"]] == list(range(12))
+    batches = [block[0] for block in plan["blocks"]]
+    assert batches == sorted(batches) and set(batches) == set(range(12)) and plan["cores"] == 3
 
 
 def test_few_contexts_serve_many_heights():
     heights = {_core.plan(1, m, 64, 32, "int8", cores=1)["tile"][0] for m in range(1, 2000)}
-    assert len(heights) <= 20
-    assert all(_core.plan(1, m, 64, 32, "int8", cores=1)["tile"][0] >= m for m in range(1, 513))
-
-
-def test_a_tall_result_keeps_its_waiting_sums_small():
-    plan = _core.plan(1, 100_000, 5000, 1000, "float16", cores=1)
-    assert all(rows * columns <= 2 << 20 for _, _, rows, _, columns in plan["blocks"])
+    assert len(heights) <= 40
+    assert all(height == 1 or height % (4 if height < 16 else 16) == 0 for height in heights)
 
 
 def test_runs_counts_every_tile():
@@ -107,4 +155,22 @@ def test_runs_counts_every_tile():
         plan = _core.plan(1, m, k, n, "float16")
         rows = plan["tile"][0]
         expected = sum(-(-block[2] // rows) for block in plan["blocks"]) * plan["depth_tiles"]
-        assert plan["runs"] == expected
+        assert plan["runs"] == plan["steps"] == expected
+        split = _core.plan(1, m, k, n, "float32")
+        assert split["runs"] == split["steps"] * (2 if split["layout"] == "normal" else 3)
+
+
+def test_candidates_come_with_the_fastest_first_and_the_plan_is_the_first():
+    plans = _core.plans(1, 512, 1024, 1024, "float16", count=5)
+    seconds = [plan["estimate"]["seconds"] for plan in plans]
+    assert len(plans) == 5 and seconds == sorted(seconds)
+    plan = _core.plan(1, 512, 1024, 1024, "float16")
+    assert plans[0]["tile"] == plan["tile"] and plans[0]["block"] == plan["block"]
+
+
+def test_weights_are_as_wide_as_keeps_all_cores_busy_with_one_row():
+    for n in (1536, 4096, 11008, 100_000):
+        width = _core.columns_of_weights(1, n, "integers")
+        assert width <= 1408 and -(-n // width) % 3 == 0
+    assert _core.columns_of_weights(1, 384, "integers") == 384  # too little to spread
+    assert _core.columns_of_weights(3, 1000, "integers") == 1024  # a stack spreads by itself

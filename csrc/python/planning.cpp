@@ -13,65 +13,17 @@
 #include "names.hpp"
 #include "npublas/math/replay.hpp"
 #include "npublas/math/search.hpp"
+#include "rates.hpp"
 
 namespace py = pybind11;
 
 namespace npublas::python {
 namespace {
 
-/// Every field of Rates with its name in Python.
-template <typename Visit>
-void for_each_rate(Rates& rates, Visit visit) {
-  visit("macs_per_second_int8", rates.macs_per_second[0]);
-  visit("macs_per_second_float16", rates.macs_per_second[1]);
-  visit("macs_per_second_int4", rates.macs_per_second[2]);
-  visit("efficiency", rates.efficiency);
-  visit("core_bytes_per_second", rates.core_bytes_per_second);
-  visit("memory_bytes_per_second", rates.memory_bytes_per_second);
-  visit("submit_seconds", rates.submit_seconds);
-  visit("queued_seconds", rates.queued_seconds);
-  visit("slack", rates.slack);
-  visit("normal_factor", rates.normal_factor);
-  visit("call_seconds", rates.call_seconds);
-  visit("pack_bytes_per_second", rates.pack_bytes_per_second);
-  visit("pack_bytes_per_second_all", rates.pack_bytes_per_second_all);
-  visit("threads", rates.threads);
-  visit("sync_seconds", rates.sync_seconds);
-  visit("sync_bytes_per_second", rates.sync_bytes_per_second);
-  visit("bind_seconds", rates.bind_seconds);
-  visit("cpu_flops", rates.cpu_flops);
-  visit("cpu_bytes_per_second", rates.cpu_bytes_per_second);
-  visit("dram_bytes_per_second", rates.dram_bytes_per_second);
-}
-
-Rates profile(const std::string& name) {
-  if (name == "first") return first_rates();
-  if (name == "target") return target_rates();
-  if (name == "stretch") return stretch_rates();
-  if (name == "pessimistic") return pessimistic();
-  throw py::value_error("a profile is 'first', 'target', 'stretch' or 'pessimistic', not '" + name +
-                        "'");
-}
-
-py::dict rates_of(const std::string& name) {
-  Rates rates = profile(name);
-  py::dict values;
-  for_each_rate(rates, [&](const char* field, auto value) { values[field] = value; });
-  return values;
-}
-
-/// The target's, but for what is given.
-Rates rates_from(const std::optional<py::dict>& values) {
-  Rates rates = target_rates();
-  if (!values) return rates;
-  std::size_t known = 0;
-  for_each_rate(rates, [&](const char* field, auto& value) {
-    if (!values->contains(field)) return;
-    value = py::cast<std::remove_reference_t<decltype(value)>>((*values)[field]);
-    ++known;
-  });
-  if (known != values->size()) throw py::value_error("there is no such rate");
-  return rates;
+Element element_from(const std::string& name) {
+  for (const Element element : kAllElements)
+    if (name == npublas::name_of(element)) return element;
+  throw py::value_error("there is no element '" + name + "'");
 }
 
 Layout layout_from(const std::string& name) {
@@ -112,7 +64,7 @@ Asked asked(std::int64_t batch, std::int64_t m, std::int64_t k, std::int64_t n,
                          .window_bytes = window_bytes,
                          .cores = cores,
                          .files = files},
-              .rates = rates_from(rates),
+              .rates = rates ? changed(target_rates(), *rates) : target_rates(),
               .tiles = std::nullopt};
   if (packed) asked.query.packed = PackedTiles{packed->first, packed->second};
   if (tiles) {
@@ -223,7 +175,6 @@ py::list ranked(const Asked& asked, std::size_t count) {
       py::arg("tiles") = py::none()
 
 void register_planning(py::module_& module) {
-  module.def("rates", &rates_of, py::arg("profile"));
   module.def(
       "plan", [](NPUBLAS_ASKED) { return planned(asked(NPUBLAS_PASSED)); }, NPUBLAS_ARGUMENTS,
       "Return how a product is cut, or None; `tiles` instead of the best ones, if given.");
@@ -248,17 +199,25 @@ void register_planning(py::module_& module) {
       },
       py::arg("batch"), py::arg("n"), py::arg("method"));
   module.def(
-      "cut_on_chip",
+      "run_of",
       [](const std::string& element, const std::string& layout, std::int64_t rows,
-         std::int64_t depth, std::int64_t columns) {
-        const Element type = element == "int4"      ? Element::int4
-                             : element == "float16" ? Element::float16
-                                                    : Element::int8;
+         std::int64_t depth, std::int64_t columns, int cores,
+         const std::optional<py::dict>& rates) {
+        const Element type = element_from(element);
+        const Rates by = rates ? changed(target_rates(), *rates) : target_rates();
         const Cutting cut = cut_on_chip(type, layout_from(layout), rows, depth, columns);
-        return py::make_tuple(cut.tasks, cut.rows, cut.weight_passes);
+        const RunWork work = work_of_run(type, layout_from(layout), rows, depth, columns, by);
+        py::dict result;
+        result["tasks"] = cut.tasks;
+        result["tile_rows"] = cut.rows;
+        result["passes"] = cut.weight_passes;
+        result["bytes"] = work.bytes;
+        result["seconds"] = seconds_of_run(work, by, cores);
+        return result;
       },
       py::arg("element"), py::arg("layout"), py::arg("rows"), py::arg("depth"), py::arg("columns"),
-      "Return how the runtime cuts a run: tasks, rows of the highest, times B is streamed.");
+      py::arg("cores") = 1, py::arg("rates") = py::none(),
+      "Return how the runtime cuts a run, what it streams, and how long a core is busy with it.");
 }
 
 #undef NPUBLAS_ASKED

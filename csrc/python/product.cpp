@@ -16,6 +16,8 @@
 #include "names.hpp"
 #include "npublas/base/integers.hpp"
 #include "npublas/engine/engine.hpp"
+#include "npublas/engine/planner.hpp"
+#include "npublas/engine/tuning.hpp"
 #include "npublas/math/pack.hpp"
 
 namespace py = pybind11;
@@ -66,8 +68,10 @@ py::dict to_dict(const Plan& plan) {
   result["element"] = npublas::name_of(plan.element);
   result["parts"] = plan.parts;
   result["cores"] = plan.cores;
+  result["layout"] = npublas::name_of(plan.layout);
   result["tile"] = py::make_tuple(plan.tile_rows, plan.tile_depth, plan.tile_columns);
   result["block"] = py::make_tuple(plan.block_rows, plan.block_columns);
+  result["slots"] = py::make_tuple(plan.a_slots, plan.b_slots);
   result["blocks"] = plan.blocks();
   result["depth_tiles"] = plan.depth_tiles();
   result["runs"] = plan.runs();
@@ -88,7 +92,7 @@ py::dict decide_for(int settings_bits, const std::string& a_name, const std::str
   Decision decision = decide(settings, a, b, out, shape, pointer_to(weights));
   if (b_is_packed && decision.reason == Reason::small) {
     if (const auto plan = plan_for(a, b, settings.precision, shape)) {
-      const auto [cpu, npu] = predict(*plan, a, out, true);
+      const auto [cpu, npu] = predict(*plan, a, out, true, current_rates());
       if (npu < cpu) decision = {true, Reason::npu, false, cpu, npu};
     }
   }
@@ -102,15 +106,43 @@ py::dict decide_for(int settings_bits, const std::string& a_name, const std::str
   return result;
 }
 
+/// A candidate beside the plan.
+py::dict to_dict(const Candidate& candidate) {
+  const Plan& plan = candidate.plan;
+  py::dict result;
+  result["element"] = npublas::name_of(plan.element);
+  result["layout"] = npublas::name_of(plan.layout);
+  result["tile"] = py::make_tuple(plan.tile_rows, plan.tile_depth, plan.tile_columns);
+  result["block"] = py::make_tuple(plan.block_rows, plan.block_columns);
+  result["cores"] = plan.cores;
+  result["seconds"] = candidate.estimate.seconds;
+  return result;
+}
+
 py::object planned(int settings_bits, const std::string& a_name, const std::string& b_name,
                    const std::string& out_name, std::int64_t batch, std::int64_t m, std::int64_t k,
                    std::int64_t n, const MaybeWeights& weights, int a_limit) {
-  const DType a = any_dtype(a_name), b = any_dtype(b_name);
-  const auto plan = plan_for(a, b, settings_from(settings_bits).precision, {batch, m, k, n},
-                             pointer_to(weights), 0, a_limit);
+  const DType a = any_dtype(a_name), b = any_dtype(b_name), out = any_dtype(out_name);
+  const Precision precision = settings_from(settings_bits).precision;
+  const Shape shape{batch, m, k, n};
+  const bool packed = weights.has_value();
+  const auto plan = plan_for(a, b, precision, shape, pointer_to(weights), 0, a_limit);
   if (!plan) return py::none();
-  const Prediction predicted = predict(*plan, a, any_dtype(out_name), weights.has_value());
+  const Prediction predicted = predict(*plan, a, out, packed, current_rates());
+  const SourceBytes bytes = source_bytes(a, b, out);
+  const Estimate estimated = estimate(*plan, packed, bytes, rates_of_plans());
+  const Compulsory least = compulsory_bytes(*plan, packed, bytes);
   py::dict result = to_dict(*plan);
+  result["seconds"] = estimated.seconds;
+  result["host_bytes"] = estimated.packed_bytes + estimated.unpacked_bytes;
+  result["npu_bytes"] = estimated.streamed_bytes;
+  result["least_host_bytes"] = least.host_bytes;
+  result["least_npu_bytes"] = least.streamed_bytes;
+  py::list others;
+  for (const Candidate& one :
+       candidates_for(a, b, precision, shape, pointer_to(weights), a_limit, 6))
+    if (!(one.plan == *plan) && others.size() < 5) others.append(to_dict(one));
+  result["runners_up"] = others;
   result["cpu_seconds"] = predicted.cpu_seconds;
   result["npu_seconds"] = predicted.npu_seconds;
   return result;

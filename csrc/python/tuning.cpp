@@ -12,6 +12,7 @@
 #include "bindings.hpp"
 #include "npublas/engine/measure.hpp"
 #include "npublas/engine/threads.hpp"
+#include "rates.hpp"
 
 namespace py = pybind11;
 
@@ -33,6 +34,9 @@ constexpr Field kFields[] = {
     {"slack", &Rates::slack},
     {"normal_factor", &Rates::normal_factor},
     {"call_seconds", &Rates::call_seconds},
+    {"sync_seconds", &Rates::sync_seconds},
+    {"sync_bytes_per_second", &Rates::sync_bytes_per_second},
+    {"bind_seconds", &Rates::bind_seconds},
     {"pack_bytes_per_second", &Rates::pack_bytes_per_second},
     {"pack_bytes_per_second_all", &Rates::pack_bytes_per_second_all},
     {"cpu_flops", &Rates::cpu_flops},
@@ -49,41 +53,6 @@ py::dict to_dict(const Rates& rates) {
   result["threads"] = rates.threads;
   result["measured"] = rates.measured;
   return result;
-}
-
-/// What is not named stays as it is in `rates`.
-Rates changed(Rates rates, const py::dict& changes) {
-  for (const auto& [key, value] : changes) {
-    const std::string name = py::cast<std::string>(key);
-    if (name == "macs_per_second") {
-      for (const auto& [element_name, macs] : py::cast<py::dict>(value)) {
-        bool known = false;
-        for (const Element element : kAllElements) {
-          if (py::cast<std::string>(element_name) != npublas::name_of(element)) continue;
-          rates.macs_per_second[int(element)] = py::cast<double>(macs);
-          known = true;
-        }
-        if (!known) throw py::value_error("no element " + py::cast<std::string>(element_name));
-      }
-      continue;
-    }
-    if (name == "threads") {
-      rates.threads = py::cast<int>(value);
-      continue;
-    }
-    if (name == "measured") {
-      rates.measured = py::cast<bool>(value);
-      continue;
-    }
-    bool known = false;
-    for (const Field& field : kFields) {
-      if (name != field.name) continue;
-      rates.*field.value = py::cast<double>(value);
-      known = true;
-    }
-    if (!known) throw py::value_error("no rate " + name);
-  }
-  return rates;
 }
 
 Rates profile(const std::string& name) {
@@ -173,6 +142,40 @@ void register_measuring(py::module_& module) {
 }
 
 }  // namespace
+
+Rates changed(Rates rates, const py::dict& changes) {
+  for (const auto& [key, value] : changes) {
+    const std::string name = py::cast<std::string>(key);
+    if (name == "macs_per_second") {
+      for (const auto& [element_name, macs] : py::cast<py::dict>(value)) {
+        bool known = false;
+        for (const Element element : kAllElements) {
+          if (py::cast<std::string>(element_name) != npublas::name_of(element)) continue;
+          rates.macs_per_second[int(element)] = py::cast<double>(macs);
+          known = true;
+        }
+        if (!known) throw py::value_error("no element " + py::cast<std::string>(element_name));
+      }
+      continue;
+    }
+    if (name == "threads") {
+      rates.threads = py::cast<int>(value);
+      continue;
+    }
+    if (name == "measured") {
+      rates.measured = py::cast<bool>(value);
+      continue;
+    }
+    bool known = false;
+    for (const Field& field : kFields) {
+      if (name != field.name) continue;
+      rates.*field.value = py::cast<double>(value);
+      known = true;
+    }
+    if (!known) throw py::value_error("no rate " + name);
+  }
+  return rates;
+}
 
 void register_tuning(py::module_& module) {
   module.def(

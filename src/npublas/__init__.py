@@ -15,7 +15,7 @@ from npublas._async import matmul_async, pipeline
 from npublas._cache import freeze
 from npublas._calibrate import Calibration, calibrate
 from npublas._config import Config, config_context, get_config, set_config, starts_verbose, wrap
-from npublas._decide import Explanation, Plan, explain
+from npublas._decide import Explanation, Plan, RunnerUp, explain
 from npublas._error_report import ErrorReport, error_report
 from npublas._info import info, is_available, show_versions
 from npublas._linear import gemm, linear
@@ -59,6 +59,7 @@ __all__ = [
     "Plan",
     "Profile",
     "QuantizedMatrix",
+    "RunnerUp",
     "WeightsFileError",
     "__version__",
     "calibrate",

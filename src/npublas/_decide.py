@@ -16,11 +16,36 @@ from npublas._table import html_table, mebibytes, si, text_table
 from npublas._types import Device, Precision
 
 _HEAD = ("", "")
+_LAYOUTS = {"normal": "row-major", "native": "in native blocks"}
+
+
+def _moved(moved: float, least: float) -> str:
+    return f"{mebibytes(int(moved))}, {moved / least:.2f} times the least possible"
+
+
+@dataclass(frozen=True)
+class RunnerUp:
+    """A way to cut a product that is predicted to take longer than the plan.
+
+    Attributes
+    ----------
+    element, layout, tile, block, cores
+        As in `Plan`.
+    seconds : float
+        Predicted, by the same rates as `Plan.seconds`.
+    """
+
+    element: str
+    layout: str
+    tile: tuple[int, int, int]
+    block: tuple[int, int]
+    cores: int
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a product would be cut.
+    """How a product would be cut: the way that is predicted to take the least time.
 
     Attributes
     ----------
@@ -33,28 +58,51 @@ class Plan:
     parts : int
         Of how many int4 an element of the left operand is made, both in one run: 1 or 2. 1 for the
         other elements.
+    layout : str
+        Of the left operand and the result in the NPU's memory: ``"normal"`` (row-major) or
+        ``"native"`` (the NPU's own blocks).
     tile : tuple of int
         (rows, depth, columns) of one run of the runtime.
     block : tuple of int
-        (rows, columns) of the result that one core computes before it takes the next block.
+        (rows, columns) of the result that one core computes before it takes the next block. The
+        cores share out the columns first, then the rows.
+    slots : tuple of int
+        Tiles of the left and of the right operand that are kept at a time, for all cores.
     blocks, depth_tiles, runs : int
         How many there are of them; partial sums over ``depth_tiles`` are added on the CPU.
     cores : int
         NPU cores that have something to do.
     window_bytes : int
         NPU memory that the product needs at a time.
+    seconds : float
+        Predicted by the rates that plans are made for: this machine's if it was tuned, otherwise
+        the published target for a well tuned RK3588.
+    host_bytes, npu_bytes : float
+        Predicted: what the CPU reads and writes to pack and unpack, and what the NPU streams.
+    least_host_bytes, least_npu_bytes : float
+        What no plan can avoid: every operand and result once, and their packed forms once.
+    runners_up : tuple of RunnerUp
+        The next best ways, the fastest first.
     """
 
     method: str
     element: str
     parts: int
+    layout: str
     tile: tuple[int, int, int]
     block: tuple[int, int]
+    slots: tuple[int, int]
     blocks: int
     depth_tiles: int
     runs: int
     cores: int
     window_bytes: int
+    seconds: float
+    host_bytes: float
+    npu_bytes: float
+    least_host_bytes: float
+    least_npu_bytes: float
+    runners_up: tuple[RunnerUp, ...]
 
 
 @dataclass(frozen=True)
@@ -139,13 +187,32 @@ class Explanation:
                 (
                     "tiles",
                     "{} × {} × {}".format(*plan.tile)
-                    + f" {plan.element}; runs: {plan.runs}; parts of K: {plan.depth_tiles}",
+                    + f" {plan.element}, {_LAYOUTS[plan.layout]}; runs: {plan.runs}; "
+                    + f"parts of K: {plan.depth_tiles}",
                 ),
                 (
                     "blocks",
                     "{} of {} × {}".format(plan.blocks, *plan.block) + f"; cores: {plan.cores}",
                 ),
-                ("memory", f"{mebibytes(plan.window_bytes)} of the window at a time"),
+                (
+                    "memory",
+                    f"{mebibytes(plan.window_bytes)} of the window at a time: "
+                    + "{} tiles of the left operand, {} of the right".format(*plan.slots),
+                ),
+                ("moved by the CPU", _moved(plan.host_bytes, plan.least_host_bytes)),
+                ("moved by the NPU", _moved(plan.npu_bytes, plan.least_npu_bytes)),
+                ("this plan", f"{si(plan.seconds, 's')} where packing and runs overlap well"),
+            ]
+            rows += [
+                (
+                    "runner-up",
+                    f"{si(other.seconds, 's')}: "
+                    + "{} × {} × {}".format(*other.tile)
+                    + f" {other.element}, {_LAYOUTS[other.layout]}, "
+                    + "blocks of {} × {}".format(*other.block)
+                    + f", cores: {other.cores}",
+                )
+                for other in plan.runners_up[:3]
             ]
         return rows
 
@@ -265,12 +332,17 @@ def explain(
         dtypes=(types.a.name, types.b.name, types.out.name),
         precision=names["precision"],
         device=names["device"],
-        plan=Plan(**plan) if plan else None,
+        plan=_plan_from(plan) if plan else None,
         products=groups * _products(a, b, types, plan) if plan else 0,
         simulated=_simulated(),
         error=error,
         **decision,
     )
+
+
+def _plan_from(fields: dict[str, Any]) -> Plan:
+    others = tuple(RunnerUp(**other) for other in fields["runners_up"])
+    return Plan(**{**fields, "runners_up": others})
 
 
 def _integers(a: Any, b: Any) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8], int]:

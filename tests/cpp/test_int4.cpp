@@ -256,7 +256,8 @@ TEST_CASE("a product of nibbles is zero only if it is, in either half of a byte"
       Nibbles of_a(a.size() / 2), of_b(b.size() / 2);
       nibbles_of_a(a.data(), rows, depth, 1, rows, of_a.data());
       nibbles_of_b(b.data(), depth, columns, of_b.data());
-      return product_is_zero(of_a.data(), of_b.data(), Element::int4, Layout::native, rows, depth, columns, false);
+      return product_is_zero(of_a.data(), of_b.data(), Element::int4, Layout::native, rows, depth,
+                             columns, false);
     };
     a[layout::a_at(Element::int8, 2, k, rows)] = -8;
     CHECK(is_zero());  // B is zero
@@ -416,7 +417,8 @@ TEST_CASE("few rows by int4 weights are int4, many are int8") {
                                  .packed = PackedTiles{512, 704},
                                  .way = way},
                                 {});
-      const double predicted = predict(*planned, DType::float32, DType::float32, true).npu_seconds;
+      const double predicted =
+          predict(*planned, DType::float32, DType::float32, true, target_rates()).npu_seconds;
       if (seconds == 0 || predicted < seconds) {
         best = way.element;
         seconds = predicted;

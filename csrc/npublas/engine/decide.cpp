@@ -1,6 +1,7 @@
 // # Deciding
 // First what the settings and the types allow, then what pays, then what the device is trusted
 // with. A decision for the CPU that nobody had asked the NPU for is no fallback.
+#include <algorithm>
 #include <vector>
 
 #include "npublas/engine/engine.hpp"
@@ -49,34 +50,71 @@ std::optional<PackedTiles> tiles_of(const Weights* weights) {
   return PackedTiles{weights->grid().tile_depth, weights->grid().tile_columns};
 }
 
+/// Every query for the product: one, but for weights of int4 one for each of their ways.
+std::vector<PlanQuery> queries_for(DType a, DType b, Method method, const Shape& shape,
+                                   const Weights* weights, int a_limit) {
+  PlanQuery query{.shape = shape,
+                  .method = method,
+                  .packed = tiles_of(weights),
+                  .bytes = source_bytes(a, b, a == DType::float64 ? a : DType::float32)};
+  if (method != Method::int4) return {query};
+  std::vector<PlanQuery> queries;
+  for (const Int4Way& way : ways_of(a, a_limit)) {
+    query.way = way;
+    queries.push_back(query);
+  }
+  return queries;
+}
+
+PlanLimits limits_of(const PlanQuery& query, int cores) {
+  PlanLimits limits =
+      current_limits(query.method == Method::int4 ? query.way.element : element_of(query.method));
+  if (cores != 0) limits.cores = cores;
+  return limits;
+}
+
+/// The fastest of all queries for the product.
+std::optional<Planned> planned_for(DType a, DType b, Method method, const Shape& shape,
+                                   const Weights* weights, int cores, int a_limit) {
+  std::optional<Planned> best;
+  double least = 0;
+  for (const PlanQuery& query : queries_for(a, b, method, shape, weights, a_limit)) {
+    const auto one = planned(query, limits_of(query, cores));
+    if (!one) continue;
+    const double seconds =
+        method == Method::int4
+            ? estimate(one->plan, query.packed.has_value(), query.bytes, rates_of_plans()).seconds
+            : one->npu_seconds;
+    if (best && seconds >= least) continue;
+    best = one;
+    least = seconds;
+  }
+  return best;
+}
+
 }  // namespace
 
 std::optional<Plan> plan_for(DType a, DType b, Precision precision, const Shape& shape,
                              const Weights* weights, int cores, int a_limit) {
   const auto method = method_for(a, b, precision, weights);
   if (!method || shape.flops() == 0) return std::nullopt;
-  const auto plan_with = [&](Element element, const Int4Way& way) {
-    PlanLimits limits = current_limits(element);
-    if (cores != 0) limits.cores = cores;
-    return planned({.shape = shape,
-                    .method = *method,
-                    .packed = tiles_of(weights),
-                    .way = way,
-                    .bytes = source_bytes(a, b, a == DType::float64 ? a : DType::float32)},
-                   limits, pessimistic());
-  };
-  if (*method != Method::int4) return plan_with(element_of(*method), {});
-  std::optional<Plan> best;
-  double best_seconds = 0;
-  for (const Int4Way& way : ways_of(a, a_limit)) {
-    const auto one = plan_with(way.element, way);
-    if (!one) continue;
-    const double seconds = predict(*one, a, DType::float32, true).npu_seconds;
-    if (best && seconds >= best_seconds) continue;
-    best = one;
-    best_seconds = seconds;
-  }
-  return best;
+  const auto best = planned_for(a, b, *method, shape, weights, cores, a_limit);
+  return best ? std::optional(best->plan) : std::nullopt;
+}
+
+std::vector<Candidate> candidates_for(DType a, DType b, Precision precision, const Shape& shape,
+                                      const Weights* weights, int a_limit, std::size_t count) {
+  const auto method = method_for(a, b, precision, weights);
+  if (!method || shape.flops() == 0) return {};
+  std::vector<Candidate> all;
+  for (const PlanQuery& query : queries_for(a, b, *method, shape, weights, a_limit))
+    for (const Candidate& one : candidates(query, limits_of(query, 0), rates_of_plans(), count))
+      all.push_back(one);
+  std::stable_sort(all.begin(), all.end(), [](const Candidate& x, const Candidate& y) {
+    return x.estimate.seconds < y.estimate.seconds;
+  });
+  if (all.size() > count) all.resize(count);
+  return all;
 }
 
 Decision decide(const Settings& settings, DType a, DType b, DType out, const Shape& shape,
@@ -94,9 +132,9 @@ Decision decide(const Settings& settings, DType a, DType b, DType out, const Sha
   Decision decision{.on_npu = false, .reason = Reason::small, .fallback = false};
   if (!demanded) {
     if (!worth_predicting(shape)) return decision;
-    const auto best = plan_for(a, b, settings.precision, shape, weights);
+    const auto best = planned_for(a, b, *method, shape, weights, 0, 127);
     if (!best) return cpu(Reason::window, true);
-    const Prediction predicted = predict(*best, a, out, weights != nullptr);
+    const Prediction predicted{cpu_seconds(shape, a, out, current_rates()), best->npu_seconds};
     decision.cpu_seconds = predicted.cpu_seconds;
     decision.npu_seconds =
         corrected_seconds(class_of(*method, weights != nullptr, shape), predicted);

@@ -209,10 +209,11 @@ std::optional<Plan> plan_of(const Request& request, const Settings& settings, in
   if (in_parts) {
     PlanLimits limits = current_limits(Element::float16);
     if (cores != 0) limits.cores = cores;
-    return planned({.shape = product.shape,
-                    .method = Method::float32,
-                    .bytes = source_bytes(product.a_type, product.b_type, product.out)},
-                   limits, pessimistic());
+    const auto best = planned({.shape = product.shape,
+                               .method = Method::float32,
+                               .bytes = source_bytes(product.a_type, product.b_type, product.out)},
+                              limits);
+    return best ? std::optional(best->plan) : std::nullopt;
   }
   return plan_for(product.a_type, product.b_type, settings.precision, product.shape,
                   request.weights.get(), cores, request.a_limit);
@@ -400,8 +401,8 @@ Outcome multiply(const Request& request, const Settings& settings) noexcept {
     // Whoever demands the NPU waits for it; whoever wants the faster one, no longer than the CPU
     // takes.
     auto patience = engine->options.lock_patience;
-    const Prediction predicted =
-        predict(*plan, request.product.a_type, request.product.out, request.weights != nullptr);
+    const Prediction predicted = predict(*plan, request.product.a_type, request.product.out,
+                                         request.weights != nullptr, current_rates());
     if (settings.device != Device::npu) {
       patience =
           std::min(patience, std::chrono::milliseconds(std::int64_t(predicted.cpu_seconds * 1e3)));

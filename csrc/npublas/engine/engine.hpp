@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "npublas/engine/counters.hpp"
 #include "npublas/engine/product.hpp"
@@ -19,6 +20,7 @@
 #include "npublas/exec/selftest.hpp"
 #include "npublas/exec/window.hpp"
 #include "npublas/math/cost.hpp"
+#include "npublas/math/search.hpp"
 
 namespace npublas {
 
@@ -102,5 +104,10 @@ EngineStatus engine_status();
 /// one that is predicted to be the fastest; `a_limit` as in `Request`.
 std::optional<Plan> plan_for(DType a, DType b, Precision precision, const Shape& shape,
                              const Weights* weights = nullptr, int cores = 0, int a_limit = 127);
+
+/// The plans that were compared for the product, the fastest first by the rates that plans are made
+/// for; at most `count`.
+std::vector<Candidate> candidates_for(DType a, DType b, Precision precision, const Shape& shape,
+                                      const Weights* weights, int a_limit, std::size_t count);
 
 }  // namespace npublas

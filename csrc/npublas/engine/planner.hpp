@@ -4,13 +4,23 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "npublas/math/plan.hpp"
+#include "npublas/math/search.hpp"
 
 namespace npublas {
 
-/// `plan(query, limits, rates)`, but by the target's rates if these were not measured: a plan for
-/// pessimistic rates would be made for another machine than any.
-std::optional<Plan> planned(const PlanQuery& query, const PlanLimits& limits, const Rates& rates);
+struct Planned {
+  Plan plan;
+  double npu_seconds;  ///< predicted by the current rates
+};
+
+/// The best plan by `rates_of_plans`; nothing if not even one tile fits.
+std::optional<Planned> planned(const PlanQuery& query, const PlanLimits& limits);
+
+/// The current rates or, if these were not measured, the target's: a plan for pessimistic rates
+/// would be made for another machine than any.
+const Rates& rates_of_plans() noexcept;
 
 }  // namespace npublas

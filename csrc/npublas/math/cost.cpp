@@ -9,7 +9,7 @@ namespace npublas {
 namespace {
 
 /// Of the shorter of what goes on side by side, so much isn't hidden: neither waits evenly.
-constexpr double kCoupling = 0.2;
+constexpr double kCoupling = 0.15;
 
 /// Steps of the core that gets most of them, the blocks being taken in turn: those of full row
 /// blocks first, then the lower ones.
@@ -74,8 +74,8 @@ Estimate estimate(const Plan& p, const StepWork& step, bool b_is_packed, const R
       std::min(rates.pack_bytes_per_second * threads, rates.pack_bytes_per_second_all);
   const double syncs =
       a_tiles * step.a_sync_seconds + b_tiles * step.b_sync_seconds + steps * step.sum_sync_seconds;
-  // A stream's sums are unpacked in their order, by one thread at a time.
-  const double unpacking = std::min(rates.pack_bytes_per_second * cores, all);
+  // A stream's sums are unpacked in their order, by one thread at a time, which waits now and then.
+  const double unpacking = std::min(rates.pack_bytes_per_second * std::max(0.7 * cores, 1.0), all);
   const double moving = e.packed_bytes / all + e.unpacked_bytes / unpacking;
   const double working = (e.packed_bytes + e.unpacked_bytes) / rates.pack_bytes_per_second + syncs;
   e.host = std::max(moving, working / threads);
@@ -98,7 +98,8 @@ Estimate estimate(const Plan& p, const StepWork& step, bool b_is_packed, const R
   // While the host moves bytes, the NPU gets what is left of the memory's rate.
   const double wanted = e.streamed_bytes / e.device;
   const double left = rates.dram_bytes_per_second - (e.packed_bytes + e.unpacked_bytes) / e.host;
-  if (wanted > left) e.traffic = std::min(e.host, e.device * wanted / left) * (1 - left / wanted);
+  const double together = std::max(e.host - (e.fill - submission), 0.0);
+  if (wanted > left) e.traffic = std::min(together, e.device * wanted / left) * (1 - left / wanted);
   // All of B is packed while the first row block runs, and then nothing of it.
   const double of_b = b_is_packed || b_times > 1 ? 0
                                                  : e.host * b_tiles * step.b_bytes * b_share /
@@ -144,14 +145,16 @@ int source_bytes(DType dtype) {
   }
 }
 
+double cpu_seconds(const Shape& shape, DType in, DType out, const Rates& rates) {
+  const double batch = double(shape.batch), m = double(shape.m);
+  const double k = double(shape.k), n = double(shape.n);
+  const double bytes = batch * (source_bytes(in) * (m * k + k * n) + source_bytes(out) * m * n);
+  return std::max(shape.flops() / rates.cpu_flops, bytes / rates.cpu_bytes_per_second);
+}
+
 Prediction predict(const Plan& plan, DType in, DType out, bool b_is_packed, const Rates& rates) {
-  const double batch = double(plan.shape.batch), m = double(plan.shape.m);
-  const double k = double(plan.shape.k), n = double(plan.shape.n);
-  const SourceBytes bytes = source_bytes(in, in, out);
-  const double cpu_bytes = batch * (bytes.a * (m * k + k * n) + bytes.out * m * n);
-  return {.cpu_seconds = std::max(plan.shape.flops() / rates.cpu_flops,
-                                  cpu_bytes / rates.cpu_bytes_per_second),
-          .npu_seconds = estimate(plan, b_is_packed, bytes, rates).seconds};
+  return {.cpu_seconds = cpu_seconds(plan.shape, in, out, rates),
+          .npu_seconds = estimate(plan, b_is_packed, source_bytes(in, in, out), rates).seconds};
 }
 
 }  // namespace npublas

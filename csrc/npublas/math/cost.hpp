@@ -55,10 +55,11 @@ struct Prediction {
   double npu_seconds;
 };
 
-/// `b_is_packed`: it costs the host nothing. On the CPU:
-///   cpu = max(2·M·K·N / flops, bytes of A, B, C / bandwidth)
-Prediction predict(const Plan& plan, DType in, DType out, bool b_is_packed = false,
-                   const Rates& rates = pessimistic());
+/// max(2·M·K·N / flops, bytes of A, B, C / bandwidth).
+double cpu_seconds(const Shape& shape, DType in, DType out, const Rates& rates);
+
+/// `b_is_packed`: it costs the host nothing.
+Prediction predict(const Plan& plan, DType in, DType out, bool b_is_packed, const Rates& rates);
 
 /// True if the product is large enough that the prediction is worth making: below 2·128³ operations
 /// the fixed cost of one run alone exceeds the CPU's time.

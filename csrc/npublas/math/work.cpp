@@ -1,5 +1,7 @@
 #include "npublas/math/work.hpp"
 
+#include <algorithm>
+
 namespace npublas {
 
 StepWork work_of_step(const Plan& p, const SourceBytes& bytes, const Rates& rates) {
@@ -35,9 +37,13 @@ StepWork work_of_step(const Plan& p, const SourceBytes& bytes, const Rates& rate
   work.a_sync_seconds = sync(a_packed);
   work.b_sync_seconds = sync(b_packed);
   work.sum_sync_seconds = sync(sums);
+  const double latency = rates.submit_seconds + 3 * rates.bind_seconds;
   for (int i = 0; i < work.runs; ++i) {
+    const double run = seconds_of_run(work.run[i], rates, p.cores);
     work.streamed_bytes += work.run[i].bytes;
-    work.device_seconds += seconds_of_run(work.run[i], rates, p.cores) + rates.queued_seconds;
+    // A run waits for the one before it or, if that is short, for its own submission, which can't
+    // begin before the run before that is over.
+    work.device_seconds += std::max(run + rates.queued_seconds, (latency + run) / kRunsInFlight);
   }
   return work;
 }
