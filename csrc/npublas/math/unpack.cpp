@@ -1,9 +1,12 @@
 #include "npublas/math/unpack.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "npublas/base/error.hpp"
 #include "npublas/math/unpackers.hpp"
@@ -14,8 +17,16 @@ namespace {
 // Results from this size on are streamed. Half of what a core can hope for of a shared cache.
 constexpr std::size_t kLarge = std::size_t(8) << 20;
 
-constexpr std::int64_t kMostColumns = kLineBytes;  // of a line: int8's
-constexpr std::int32_t kNoOffsets[kStripLines * kMostColumns] = {};
+// A strip's size. Memory is fast where it is read and written in runs: of a native surface, 32 rows
+// are 512 neighbouring bytes of each group of columns; of a row-major one, 32 lines of the result
+// are 2 KiB and more. Its part of the result stays in L1.
+struct StripSize {
+  std::int64_t rows, lines;
+};
+constexpr StripSize kNativeStrip = {32, 4}, kNormalStrip = {4, 32};
+constexpr std::int64_t kBufferRows = 32, kBufferLines = 4;  // where elements go one by one
+constexpr std::int64_t kMostColumns = kLineBytes;           // of a line: int8's
+constexpr std::int32_t kNoOffsets[kNormalStrip.lines * kMostColumns] = {};
 
 std::size_t size_of(DType dtype) {
   switch (dtype) {
@@ -34,9 +45,11 @@ std::size_t size_of(DType dtype) {
 /// Where sums come from, and what goes with their rows and columns.
 struct Source {
   const std::uint32_t *main, *a_low, *b_low;
+  bool is_native;
   std::ptrdiff_t row_step, group_step;
-  const std::byte *of_rows, *of_columns;  // int32 or double
-  std::size_t row_size, column_size;      // of these; 0: the same for all
+  const std::byte *of_rows, *of_columns;    // int32 or double
+  std::size_t row_size, column_size;        // of these; 0: the same for all
+  const float *row_floats, *column_floats;  // see Strip
 };
 
 /// Copies elements of `Size` bytes between a matrix of any strides and one of neighbours, in the
@@ -78,8 +91,9 @@ void move(std::size_t size, std::byte* matrix, std::ptrdiff_t row_stride,
   as(matrix, row_stride, column_stride, neighbours, pitch, rows, columns);
 }
 
-/// Unpacks one target, in strips, each in the simplest of three ways: straight into the target, in
-/// whole lines; streamed; or by way of a buffer.
+/// Unpacks one target, in strips, each in the simplest way there is for it: straight into the
+/// target, stored or streamed; into a buffer in L1 that is streamed; or into one whose elements are
+/// put to where they belong.
 class Unpacking {
  public:
   Unpacking(const Source& source, SumsOf sums, bool accumulate, const Target& target)
@@ -88,10 +102,16 @@ class Unpacking {
         accumulate_(accumulate),
         size_(std::ptrdiff_t(size_of(target.dtype))),
         line_(kLineBytes / size_),
-        whole_(target.columns / line_ * line_),
-        unpackers_(unpackers_for(isa_in_use())),
-        strip_(unpackers_.of(sums, target.dtype, accumulate)) {
-    if (!strip_)
+        strip_(source.is_native ? kNativeStrip : kNormalStrip),
+        unpackers_(unpackers_for(isa_in_use())) {
+    const auto strip = [&](bool is_native, Way way) {
+      return unpackers_.of(sums, target.dtype, is_native, way);
+    };
+    store_ = strip(source.is_native, accumulate ? Way::add : Way::store);
+    stream_ = strip(source.is_native, Way::stream);
+    if (sums != SumsOf::integers && !source.row_floats) stream_ = nullptr;
+    part_ = strip(false, accumulate ? Way::add : Way::store);
+    if (!store_)
       throw Error(ErrorKind::argument, std::string(sums == SumsOf::integers ? "int32" : "float") +
                                            " sums can't be unpacked into " + name_of(target.dtype) +
                                            ".");
@@ -100,18 +120,26 @@ class Unpacking {
   SeenInStrips run() {
     if (target_.column_stride != size_) {
       scatter();
-    } else {
-      const bool streams = target_.whole_bytes >= kLarge && !accumulate_ && whole_ > 0;
-      for (std::int64_t row = 0; row < target_.rows; row += kStripRows) {
-        const std::int64_t rows = std::min(kStripRows, target_.rows - row);
-        if (streams)
-          stream(row, rows);
-        else
-          store(row, rows);
-        if (whole_ < target_.columns) by_buffer(row, rows, whole_, target_.columns - whole_);
-      }
-      if (streams) unpackers_.finish_streaming();
+      return seen_;
     }
+    const bool streams = target_.whole_bytes >= kLarge && !accumulate_;
+    const std::int64_t lead = columns_to_line();
+    const bool directly = streams && stream_ && lead >= 0;
+    const std::int64_t first = directly ? std::min(lead, target_.columns) : 0;
+    const std::int64_t end = first + (target_.columns - first) / line_ * line_;
+    for (std::int64_t row = 0; row < target_.rows; row += kBufferRows) {
+      const std::int64_t rows = std::min(kBufferRows, target_.rows - row);
+      if (first > 0) by_buffer(row, rows, 0, first);
+      for (std::int64_t r = row; r < row + rows; r += strip_.rows) {
+        const std::int64_t some = std::min(strip_.rows, row + rows - r);
+        if (streams && !directly)
+          by_lines(r, some, end);
+        else
+          straight(directly ? stream_ : store_, r, some, first, end);
+      }
+      if (end < target_.columns) by_buffer(row, rows, end, target_.columns - end);
+    }
+    if (streams) unpackers_.finish_streaming();
     return seen_;
   }
 
@@ -119,6 +147,15 @@ class Unpacking {
   std::byte* at(std::int64_t row, std::int64_t column) const {
     return static_cast<std::byte*>(target_.data) + row * target_.row_stride +
            column * target_.column_stride;
+  }
+
+  /// How many columns lie before the first whole line of the target, if that is the same in all
+  /// rows and strips can begin there; else -1.
+  std::int64_t columns_to_line() const {
+    const auto over = std::ptrdiff_t(reinterpret_cast<std::uintptr_t>(at(0, 0)) % kLineBytes);
+    const std::ptrdiff_t lead = over == 0 ? 0 : kLineBytes - over;
+    const bool same = target_.rows == 1 || target_.row_stride % kLineBytes == 0;
+    return same && lead % (4 * size_) == 0 ? lead / size_ : -1;
   }
 
   Strip strip_at(std::int64_t row, std::int64_t rows, std::int64_t column,
@@ -131,79 +168,65 @@ class Unpacking {
             .group_step = source_.group_step,
             .of_rows = source_.of_rows + std::size_t(row) * source_.row_size,
             .of_columns = source_.of_columns + std::size_t(column) * source_.column_size,
+            .row_floats = source_.row_floats ? source_.row_floats + row : nullptr,
+            .column_floats = source_.row_floats ? source_.column_floats + column : nullptr,
             .rows = rows,
             .lines = lines};
   }
 
-  template <typename Visit>
-  void for_each_strip(Visit visit) const {
-    for (std::int64_t column = 0; column < whole_; column += kStripLines * line_)
-      visit(column, std::min(kStripLines, (whole_ - column) / line_));
-  }
-
-  void store(std::int64_t row, std::int64_t rows) {
-    for_each_strip([&](std::int64_t column, std::int64_t lines) {
-      Strip strip = strip_at(row, rows, column, lines);
+  /// Whole lines, from column `first` to `end`.
+  void straight(UnpackStrip unpack, std::int64_t row, std::int64_t rows, std::int64_t first,
+                std::int64_t end) {
+    for (std::int64_t column = first; column < end; column += strip_.lines * line_) {
+      Strip strip = strip_at(row, rows, column, std::min(strip_.lines, (end - column) / line_));
       strip.to = at(row, column);
       strip.pitch = target_.row_stride;
-      strip_(strip, seen_);
-    });
+      unpack(strip, seen_);
+    }
   }
 
-  // A row of the target begins anywhere in a line, and only whole lines can be streamed. So strips
-  // go to a buffer in L1 whose rows have room in front for the bytes that the strip before left
-  // over.
-  void stream(std::int64_t row, std::int64_t rows) {
-    constexpr std::ptrdiff_t kPitch = kLineBytes + kStripLines * kLineBytes;
-    alignas(kLineBytes) std::byte buffer[kStripRows * kPitch];
-    const auto before = [&](std::int64_t r) {  // bytes from the line's begin to the row's
-      return std::ptrdiff_t(reinterpret_cast<std::uintptr_t>(at(row + r, 0)) % kLineBytes);
-    };
-    for_each_strip([&](std::int64_t column, std::int64_t lines) {
-      Strip strip = strip_at(row, rows, column, lines);
+  // Rows of the target begin anywhere in a line, and only whole lines can be streamed. So strips go
+  // to a buffer in L1 whose rows have room in front for the bytes that the strip before left over.
+  void by_lines(std::int64_t row, std::int64_t rows, std::int64_t end) {
+    if (end == 0) return;
+    const std::ptrdiff_t pitch = kLineBytes + strip_.lines * kLineBytes;
+    alignas(kLineBytes) std::byte buffer[kNativeStrip.rows * (1 + kNativeStrip.lines) * kLineBytes];
+    static_assert(kNormalStrip.rows * (1 + kNormalStrip.lines) * kLineBytes <= sizeof buffer);
+    for (std::int64_t column = 0; column < end; column += strip_.lines * line_) {
+      Strip strip = strip_at(row, rows, column, std::min(strip_.lines, (end - column) / line_));
       strip.to = buffer + kLineBytes;
-      strip.pitch = kPitch;
-      strip_(strip, seen_);
-      for (std::int64_t r = 0; r < rows; ++r) {
-        std::byte* const from = buffer + r * kPitch + kLineBytes;
-        std::byte* const to = at(row + r, column);
-        const std::ptrdiff_t over = before(r);
-        if (column > 0 || over == 0) {
-          unpackers_.stream(from - over, to - over, lines);
-        } else {
-          std::memcpy(to, from, std::size_t(kLineBytes - over));
-          unpackers_.stream(from + kLineBytes - over, to + kLineBytes - over, lines - 1);
-        }
-        std::memcpy(from - kLineBytes, from + (lines - 1) * kLineBytes, kLineBytes);
-      }
-    });
+      strip.pitch = pitch;
+      store_(strip, seen_);
+      unpackers_.flush(strip.to, pitch, at(row, column), target_.row_stride, rows, strip.lines,
+                       column == 0);
+    }
     for (std::int64_t r = 0; r < rows; ++r) {
-      const std::ptrdiff_t over = before(r);
-      std::memcpy(at(row + r, whole_) - over, buffer + r * kPitch + kLineBytes - over,
-                  std::size_t(over));
+      std::byte* const to = at(row + r, end);
+      const auto over = std::ptrdiff_t(reinterpret_cast<std::uintptr_t>(to) % kLineBytes);
+      std::memcpy(to - over, buffer + r * pitch + kLineBytes - over, std::size_t(over));
     }
   }
 
   /// In the order in which the target lies in memory.
   void scatter() {
-    const std::int64_t width = kStripLines * line_;
+    const std::int64_t width = kBufferLines * line_;
     const auto strip = [&](std::int64_t row, std::int64_t column) {
-      by_buffer(row, std::min(kStripRows, target_.rows - row), column,
+      by_buffer(row, std::min(kBufferRows, target_.rows - row), column,
                 std::min(width, target_.columns - column));
     };
     if (std::abs(target_.row_stride) < std::abs(target_.column_stride)) {
       for (std::int64_t column = 0; column < target_.columns; column += width)
-        for (std::int64_t row = 0; row < target_.rows; row += kStripRows) strip(row, column);
+        for (std::int64_t row = 0; row < target_.rows; row += kBufferRows) strip(row, column);
     } else {
-      for (std::int64_t row = 0; row < target_.rows; row += kStripRows)
+      for (std::int64_t row = 0; row < target_.rows; row += kBufferRows)
         for (std::int64_t column = 0; column < target_.columns; column += width) strip(row, column);
     }
   }
 
   /// Any columns, at most a strip's. What lies beside them in the buffer is undefined.
   void by_buffer(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
-    constexpr std::ptrdiff_t kPitch = kStripLines * kLineBytes;
-    alignas(kLineBytes) std::byte buffer[kStripRows * kPitch];
+    constexpr std::ptrdiff_t kPitch = kBufferLines * kLineBytes;
+    alignas(kLineBytes) std::byte buffer[kBufferRows * kPitch];
     if (accumulate_)
       move<false>(std::size_t(size_), at(row, column), target_.row_stride, target_.column_stride,
                   buffer, kPitch, rows, columns);
@@ -212,7 +235,7 @@ class Unpacking {
       Strip strip = strip_at(row, rows, column, lines);
       strip.to = buffer;
       strip.pitch = kPitch;
-      strip_(strip, seen_);
+      store_(strip, seen_);
     }
     if (rest > 0)
       part_of_line(row, rows, column + lines * line_, rest, buffer + lines * kLineBytes, kPitch);
@@ -223,13 +246,14 @@ class Unpacking {
   /// The last columns, as a line that zeros make whole, so that nothing beside the target counts.
   void part_of_line(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns,
                     std::byte* to, std::ptrdiff_t pitch) {
-    std::uint32_t sums[3][kStripRows * kMostColumns];
+    std::uint32_t sums[3][kBufferRows * kMostColumns];
     alignas(double) std::byte of_columns[kMostColumns * sizeof(double)] = {};
     Strip strip = strip_at(row, rows, column, 1);
     if (source_.column_size > 0) {
       std::memcpy(of_columns, strip.of_columns, std::size_t(columns) * source_.column_size);
       strip.of_columns = of_columns;
     }
+    strip.row_floats = nullptr;
     const std::uint32_t** const surfaces[] = {&strip.main, &strip.a_low, &strip.b_low};
     for (int i = 0; i < 3; ++i) {
       if (!*surfaces[i]) continue;
@@ -246,16 +270,18 @@ class Unpacking {
     strip.group_step = 4;
     strip.to = to;
     strip.pitch = pitch;
-    strip_(strip, seen_);
+    part_(strip, seen_);
   }
 
   const Source& source_;
   const Target& target_;
   const bool accumulate_;
   const std::ptrdiff_t size_;
-  const std::int64_t line_, whole_;  // columns of a line; of all whole lines
+  const std::int64_t line_;  // columns
+  const StripSize strip_;
   const Unpackers& unpackers_;
-  const UnpackStrip strip_;
+  UnpackStrip store_, stream_,
+      part_;  // of whole lines, stored or added; streamed; of row-major parts
   SeenInStrips seen_;
 };
 
@@ -265,19 +291,62 @@ bool all_zero(const std::uint32_t (&any)[SeenInStrips::kLanes], std::uint32_t ma
   return (all & mask) == 0;
 }
 
+/// Powers of two as floats, and the range of their exponents.
+class Powers {
+ public:
+  Powers(const double* scales, std::int64_t count) : floats_(std::size_t(count)) {
+    std::uint64_t mantissas = 0, largest = 0, smallest = ~std::uint64_t(0);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto bits = std::bit_cast<std::uint64_t>(scales[i]);
+      mantissas |= bits & kMantissa;
+      largest = std::max(largest, bits);  // a sign makes it larger than any exponent
+      smallest = std::min(smallest, bits);
+      floats_[std::size_t(i)] = float(scales[i]);
+    }
+    lowest_ = std::int64_t(smallest >> 52) - 1023;
+    highest_ = std::int64_t(largest >> 52) - 1023;
+    are_powers_ = mantissas == 0;
+  }
+  /// True if all of them, of the others, and of the products of one of each, are normal floats.
+  bool make_floats_with(const Powers& others) const {
+    const auto normal = [](std::int64_t low, std::int64_t high) {
+      return low >= -126 && high <= 127;
+    };
+    return are_powers_ && others.are_powers_ && normal(lowest_, highest_) &&
+           normal(others.lowest_, others.highest_) &&
+           normal(lowest_ + others.lowest_, highest_ + others.highest_);
+  }
+  const float* floats() const { return floats_.data(); }
+
+ private:
+  static constexpr std::uint64_t kMantissa = (std::uint64_t(1) << 52) - 1;
+  std::vector<float> floats_;
+  std::int64_t lowest_, highest_;
+  bool are_powers_;
+};
+
 Unpacked unpack(SumsOf sums, const void* main, const void* a_low, const void* b_low,
                 const Surface& surface, const double* row_scales, const double* column_scales,
                 bool accumulate, const Target& target) {
   const bool native = surface.layout == Layout::native;
+  std::optional<Powers> rows, columns;
+  if (sums != SumsOf::quantized && target.dtype == DType::float32) {
+    rows.emplace(row_scales, target.rows);
+    columns.emplace(column_scales, target.columns);
+  }
+  const bool powers = rows && rows->make_floats_with(*columns);
   const Source source{.main = static_cast<const std::uint32_t*>(main),
                       .a_low = static_cast<const std::uint32_t*>(a_low),
                       .b_low = static_cast<const std::uint32_t*>(b_low),
+                      .is_native = native,
                       .row_step = native ? 4 : surface.columns,
                       .group_step = native ? 4 * surface.rows : 4,
                       .of_rows = reinterpret_cast<const std::byte*>(row_scales),
                       .of_columns = reinterpret_cast<const std::byte*>(column_scales),
                       .row_size = sizeof(double),
-                      .column_size = sizeof(double)};
+                      .column_size = sizeof(double),
+                      .row_floats = powers ? rows->floats() : nullptr,
+                      .column_floats = powers ? columns->floats() : nullptr};
   const SeenInStrips seen = Unpacking(source, sums, accumulate, target).run();
   constexpr std::uint32_t kInfinity = 0x7f800000u;
   const std::uint32_t largest = *std::max_element(seen.largest, std::end(seen.largest));
@@ -311,12 +380,15 @@ Unpacked unpack_integers(const std::int32_t* sums, const Surface& surface,
   const Source source{.main = reinterpret_cast<const std::uint32_t*>(sums),
                       .a_low = nullptr,
                       .b_low = nullptr,
+                      .is_native = native,
                       .row_step = native ? 4 : surface.columns,
                       .group_step = native ? 4 * surface.rows : 4,
                       .of_rows = bytes(row_offsets),
                       .of_columns = bytes(column_offsets),
                       .row_size = row_offsets ? sizeof(std::int32_t) : 0,
-                      .column_size = column_offsets ? sizeof(std::int32_t) : 0};
+                      .column_size = column_offsets ? sizeof(std::int32_t) : 0,
+                      .row_floats = nullptr,
+                      .column_floats = nullptr};
   const SeenInStrips seen = Unpacking(source, SumsOf::integers, accumulate, target).run();
   return {.main_zero = all_zero(seen.main, ~0u)};
 }

@@ -14,10 +14,6 @@
 namespace npublas {
 
 inline constexpr std::int64_t kLineBytes = 64;
-/// Rows of a strip, at most: of a native surface, 512 neighbouring bytes of each group of columns,
-/// which is what it takes to read at memory speed; their lines of the result stay in L1.
-inline constexpr std::int64_t kStripRows = 32;
-inline constexpr std::int64_t kStripLines = 4;
 
 /// Element (row, column) of the surfaces is at `row * row_step + column / 4 * group_step +
 /// column % 4`, which both layouts are.
@@ -28,6 +24,8 @@ struct Strip {
   std::ptrdiff_t row_step, group_step;  ///< elements
   const void* of_rows;                  ///< of each row: int32 offset, or double scale
   const void* of_columns;
+  const float* row_floats;  ///< the scales again, if they are powers of two and so are all of their
+  const float* column_floats;  ///< products, normal floats; else null
   std::int64_t rows, lines;
   std::byte* to;
   std::ptrdiff_t pitch;  ///< bytes from row to row; columns are neighbours
@@ -43,14 +41,20 @@ struct alignas(64) SeenInStrips {
 
 using UnpackStrip = void (*)(const Strip& strip, SeenInStrips& seen);
 
+/// What becomes of a strip: stored; added; or streamed past the caches, if the machine can, to
+/// where its lines are aligned.
+enum class Way : std::uint8_t { store, add, stream };
 enum class SumsOf : std::uint8_t { integers, floats, floats_in_parts, quantized };
 
 /// Of one set of instructions.
 struct Unpackers {
-  /// Stores the strip, or adds it (`accumulate`); null if there is no such unpacking.
-  UnpackStrip (*of)(SumsOf sums, DType target, bool accumulate);
-  /// Copies whole lines to where they are aligned, past the caches if the machine can.
-  void (*stream)(const std::byte* from, std::byte* to, std::int64_t lines);
+  /// Null if there is no such unpacking; doubles aren't streamed.
+  UnpackStrip (*of)(SumsOf sums, DType target, bool is_native, Way way);
+  /// Streams the lines of a buffer to rows that begin anywhere in a line. Of each, `kLineBytes`
+  /// before it hold what the call before left over, and get what this one leaves over. `is_first`:
+  /// there was no call before, and the begin of a row is stored.
+  void (*flush)(std::byte* buffer, std::ptrdiff_t buffer_pitch, std::byte* to,
+                std::ptrdiff_t to_pitch, std::int64_t rows, std::int64_t lines, bool is_first);
   /// Waits until what was streamed can be seen by others.
   void (*finish_streaming)();
 };

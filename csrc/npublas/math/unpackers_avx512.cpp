@@ -13,6 +13,7 @@ namespace {
 
 constexpr int kUnit = 8;
 typedef std::uint32_t Words __attribute__((vector_size(32)));
+typedef std::uint32_t Wide __attribute__((vector_size(64)));
 typedef double Doubles __attribute__((vector_size(64)));
 
 inline Words load_groups(const std::uint32_t* group, std::ptrdiff_t step) {
@@ -21,13 +22,22 @@ inline Words load_groups(const std::uint32_t* group, std::ptrdiff_t step) {
   };
   return (Words)_mm256_inserti128_si256(_mm256_castsi128_si256(load(group)), load(group + step), 1);
 }
+inline Wide load_wide_groups(const std::uint32_t* group, std::ptrdiff_t step) {
+  return (Wide)_mm512_inserti64x4(_mm512_castsi256_si512((__m256i)load_groups(group, step)),
+                                  (__m256i)load_groups(group + 2 * step, step), 1);
+}
 inline Doubles broadcast(double x) { return _mm512_set1_pd(x); }
 inline Doubles load_doubles(const void* from) { return _mm512_loadu_pd(from); }
 inline void store_doubles(void* to, Doubles doubles) { _mm512_storeu_pd(to, doubles); }
 inline Doubles widen_float(Words words) { return _mm512_cvtps_pd((__m256)words); }
 inline Doubles widen_integer(Words words) { return _mm512_cvtepi32_pd((__m256i)words); }
 inline Words narrow(Doubles doubles) { return (Words)_mm512_cvtpd_ps(doubles); }
+inline Wide narrow_to_wide(const Doubles (&x)[2]) {
+  return (Wide)_mm512_inserti64x4(_mm512_castsi256_si512((__m256i)narrow(x[0])),
+                                  (__m256i)narrow(x[1]), 1);
+}
 inline bool any(Words mask) { return !_mm256_testz_si256((__m256i)mask, (__m256i)mask); }
+inline bool any(Wide mask) { return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0; }
 /// True if a result below float32's normal numbers isn't what it was rounded from.
 inline bool lost(Doubles total, Doubles result) {
   const __mmask8 small =
@@ -38,13 +48,19 @@ inline bool lost(Doubles total, Doubles result) {
 inline void stream_line(const std::byte* from, std::byte* to) {
   _mm512_stream_si512(reinterpret_cast<__m512i*>(to), _mm512_loadu_si512(from));
 }
+inline void copy_line(const std::byte* from, std::byte* to) {
+  _mm512_storeu_si512(to, _mm512_loadu_si512(from));
+}
+inline void stream_wide(std::byte* to, Wide wide) {
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)wide);
+}
 void finish_streaming() { _mm_sfence(); }
 
 #include "npublas/math/unpackers_body.hpp"
 
 }  // namespace
 
-constexpr Unpackers kAvx512Unpackers = {unpack_strip_of, stream, finish_streaming};
+constexpr Unpackers kAvx512Unpackers = {unpack_strip_of, flush, finish_streaming};
 
 }  // namespace npublas
 #endif

@@ -15,6 +15,7 @@ namespace {
 
 constexpr int kUnit = 4;
 typedef std::uint32_t Words __attribute__((vector_size(16)));
+using Wide = Words;
 typedef std::int32_t Integers __attribute__((vector_size(16)));
 typedef float Floats __attribute__((vector_size(16)));
 typedef std::int32_t TwoIntegers __attribute__((vector_size(8)));
@@ -36,6 +37,9 @@ inline Words load_groups(const std::uint32_t* group, std::ptrdiff_t) {
   Words words;
   __builtin_memcpy(&words, group, sizeof words);
   return words;
+}
+inline Wide load_wide_groups(const std::uint32_t* group, std::ptrdiff_t step) {
+  return load_groups(group, step);
 }
 inline Doubles broadcast(double x) { return {TwoDoubles{x, x}, TwoDoubles{x, x}}; }
 inline Doubles load_doubles(const void* from) {
@@ -61,6 +65,7 @@ inline Words narrow(const Doubles& x) {
   const TwoFloats upper = __builtin_convertvector(x.upper, TwoFloats);
   return reinterpret_cast<Words>(Floats{lower[0], lower[1], upper[0], upper[1]});
 }
+inline Wide narrow_to_wide(const Doubles (&x)[1]) { return narrow(x[0]); }
 inline bool any(Words mask) { return (mask[0] | mask[1] | mask[2] | mask[3]) != 0; }
 
 inline TwoMasks lost(TwoDoubles total, TwoDoubles result) {
@@ -81,6 +86,16 @@ inline void stream_line(const std::byte* from, std::byte* to) {
   __builtin_memcpy(to, from, kLineBytes);
 #endif
 }
+inline void copy_line(const std::byte* from, std::byte* to) {
+  __builtin_memcpy(to, from, kLineBytes);
+}
+inline void stream_wide(std::byte* to, Wide wide) {
+#if defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)wide);
+#else
+  __builtin_memcpy(to, &wide, sizeof wide);
+#endif
+}
 void finish_streaming() {
 #if defined(__SSE2__)
   _mm_sfence();
@@ -91,6 +106,6 @@ void finish_streaming() {
 
 }  // namespace
 
-constexpr Unpackers kPortableUnpackers = {unpack_strip_of, stream, finish_streaming};
+constexpr Unpackers kPortableUnpackers = {unpack_strip_of, flush, finish_streaming};
 
 }  // namespace npublas
