@@ -24,6 +24,11 @@ struct StripSize {
   std::int64_t rows, lines;
 };
 constexpr StripSize kNativeStrip = {32, 4}, kNormalStrip = {4, 32};
+// Rows of the target at such a distance share few sets of L1, in which no more than these stay
+// together until their lines are whole.
+constexpr std::ptrdiff_t kCrowdedPitch = 2048;
+constexpr StripSize kCrowdedStrip = {8, 16};
+constexpr std::int64_t kManyLines = 96;  // that make up for what lies beside whole lines
 constexpr std::int64_t kBufferRows = 32, kBufferLines = 4;  // where elements go one by one
 constexpr std::int64_t kMostColumns = kLineBytes;           // of a line: int8's
 constexpr std::int32_t kNoOffsets[kNormalStrip.lines * kMostColumns] = {};
@@ -102,14 +107,14 @@ class Unpacking {
         accumulate_(accumulate),
         size_(std::ptrdiff_t(size_of(target.dtype))),
         line_(kLineBytes / size_),
-        strip_(source.is_native ? kNativeStrip : kNormalStrip),
+        strip_size_(source.is_native ? kNativeStrip : kNormalStrip),
         unpackers_(unpackers_for(isa_in_use())) {
     const auto strip = [&](bool is_native, Way way) {
       return unpackers_.of(sums, target.dtype, is_native, way);
     };
     store_ = strip(source.is_native, accumulate ? Way::add : Way::store);
     stream_ = strip(source.is_native, Way::stream);
-    if (sums != SumsOf::integers && !source.row_floats) stream_ = nullptr;
+    if (sums == SumsOf::floats && !source.row_floats) stream_ = nullptr;
     part_ = strip(false, accumulate ? Way::add : Way::store);
     if (!store_)
       throw Error(ErrorKind::argument, std::string(sums == SumsOf::integers ? "int32" : "float") +
@@ -123,15 +128,18 @@ class Unpacking {
       return seen_;
     }
     const bool streams = target_.whole_bytes >= kLarge && !accumulate_;
+    if (!streams && source_.is_native && target_.row_stride % kCrowdedPitch == 0)
+      strip_size_ = kCrowdedStrip;
     const std::int64_t lead = columns_to_line();
-    const bool directly = streams && stream_ && lead >= 0;
+    const bool directly =
+        streams && stream_ && (lead == 0 || (lead > 0 && target_.columns >= kManyLines * line_));
     const std::int64_t first = directly ? std::min(lead, target_.columns) : 0;
     const std::int64_t end = first + (target_.columns - first) / line_ * line_;
     for (std::int64_t row = 0; row < target_.rows; row += kBufferRows) {
       const std::int64_t rows = std::min(kBufferRows, target_.rows - row);
       if (first > 0) by_buffer(row, rows, 0, first);
-      for (std::int64_t r = row; r < row + rows; r += strip_.rows) {
-        const std::int64_t some = std::min(strip_.rows, row + rows - r);
+      for (std::int64_t r = row; r < row + rows; r += strip_size_.rows) {
+        const std::int64_t some = std::min(strip_size_.rows, row + rows - r);
         if (streams && !directly)
           by_lines(r, some, end);
         else
@@ -177,8 +185,9 @@ class Unpacking {
   /// Whole lines, from column `first` to `end`.
   void straight(UnpackStrip unpack, std::int64_t row, std::int64_t rows, std::int64_t first,
                 std::int64_t end) {
-    for (std::int64_t column = first; column < end; column += strip_.lines * line_) {
-      Strip strip = strip_at(row, rows, column, std::min(strip_.lines, (end - column) / line_));
+    for (std::int64_t column = first; column < end; column += strip_size_.lines * line_) {
+      Strip strip =
+          strip_at(row, rows, column, std::min(strip_size_.lines, (end - column) / line_));
       strip.to = at(row, column);
       strip.pitch = target_.row_stride;
       unpack(strip, seen_);
@@ -189,11 +198,12 @@ class Unpacking {
   // to a buffer in L1 whose rows have room in front for the bytes that the strip before left over.
   void by_lines(std::int64_t row, std::int64_t rows, std::int64_t end) {
     if (end == 0) return;
-    const std::ptrdiff_t pitch = kLineBytes + strip_.lines * kLineBytes;
+    const std::ptrdiff_t pitch = kLineBytes + strip_size_.lines * kLineBytes;
     alignas(kLineBytes) std::byte buffer[kNativeStrip.rows * (1 + kNativeStrip.lines) * kLineBytes];
     static_assert(kNormalStrip.rows * (1 + kNormalStrip.lines) * kLineBytes <= sizeof buffer);
-    for (std::int64_t column = 0; column < end; column += strip_.lines * line_) {
-      Strip strip = strip_at(row, rows, column, std::min(strip_.lines, (end - column) / line_));
+    for (std::int64_t column = 0; column < end; column += strip_size_.lines * line_) {
+      Strip strip =
+          strip_at(row, rows, column, std::min(strip_size_.lines, (end - column) / line_));
       strip.to = buffer + kLineBytes;
       strip.pitch = pitch;
       store_(strip, seen_);
@@ -278,7 +288,7 @@ class Unpacking {
   const bool accumulate_;
   const std::ptrdiff_t size_;
   const std::int64_t line_;  // columns
-  const StripSize strip_;
+  StripSize strip_size_;
   const Unpackers& unpackers_;
   UnpackStrip store_, stream_,
       part_;  // of whole lines, stored or added; streamed; of row-major parts
@@ -325,12 +335,26 @@ class Powers {
   bool are_powers_;
 };
 
+/// True if the products of one scale of each and of any int32 are zero or normal floats.
+bool make_ordinary(const double* row_scales, std::int64_t rows, const double* column_scales,
+                   std::int64_t columns) {
+  const auto [row_least, row_most] = std::minmax_element(row_scales, row_scales + rows);
+  const auto [column_least, column_most] =
+      std::minmax_element(column_scales, column_scales + columns);
+  return *row_least > 0 && *column_least > 0 && *row_least * *column_least >= 0x1p-126 &&
+         *row_most * *column_most <= 0x1p96;
+}
+
 Unpacked unpack(SumsOf sums, const void* main, const void* a_low, const void* b_low,
                 const Surface& surface, const double* row_scales, const double* column_scales,
                 bool accumulate, const Target& target) {
+  if (target.rows == 0 || target.columns == 0) return {};
   const bool native = surface.layout == Layout::native;
+  if (sums == SumsOf::quantized && target.dtype == DType::float32 && !accumulate &&
+      make_ordinary(row_scales, target.rows, column_scales, target.columns))
+    sums = SumsOf::ordinary;
   std::optional<Powers> rows, columns;
-  if (sums != SumsOf::quantized && target.dtype == DType::float32) {
+  if (sums == SumsOf::floats && target.dtype == DType::float32) {
     rows.emplace(row_scales, target.rows);
     columns.emplace(column_scales, target.columns);
   }
@@ -351,7 +375,8 @@ Unpacked unpack(SumsOf sums, const void* main, const void* a_low, const void* b_
   constexpr std::uint32_t kInfinity = 0x7f800000u;
   const std::uint32_t largest = *std::max_element(seen.largest, std::end(seen.largest));
   // Floats of -0 are zeros, too.
-  const std::uint32_t mask = sums == SumsOf::quantized ? ~0u : 0x7fffffffu;
+  const bool integers = sums == SumsOf::quantized || sums == SumsOf::ordinary;
+  const std::uint32_t mask = integers ? ~0u : 0x7fffffffu;
   return {.finite = largest < kInfinity,
           .underflow = seen.underflow,
           .main_zero = all_zero(seen.main, mask),

@@ -44,11 +44,12 @@ using UnpackStrip = void (*)(const Strip& strip, SeenInStrips& seen);
 /// What becomes of a strip: stored; added; or streamed past the caches, if the machine can, to
 /// where its lines are aligned.
 enum class Way : std::uint8_t { store, add, stream };
-enum class SumsOf : std::uint8_t { integers, floats, floats_in_parts, quantized };
+/// `ordinary`: quantized, and no result but zero can be subnormal or infinite.
+enum class SumsOf : std::uint8_t { integers, floats, floats_in_parts, quantized, ordinary };
 
 /// Of one set of instructions.
 struct Unpackers {
-  /// Null if there is no such unpacking; doubles aren't streamed.
+  /// Null if there is no such unpacking. Integers are streamed, and floats into float32.
   UnpackStrip (*of)(SumsOf sums, DType target, bool is_native, Way way);
   /// Streams the lines of a buffer to rows that begin anywhere in a line. Of each, `kLineBytes`
   /// before it hold what the call before left over, and get what this one leaves over. `is_first`:

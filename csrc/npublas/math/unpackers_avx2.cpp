@@ -19,6 +19,11 @@ typedef double Doubles __attribute__((vector_size(32)));
 inline Words load_groups(const std::uint32_t* group, std::ptrdiff_t) {
   return (Words)_mm_loadu_si128(reinterpret_cast<const __m128i*>(group));
 }
+/// Unit 0 or 1.
+inline Words part(Wide wide, int unit) {
+  return unit == 0 ? (Words)_mm256_castsi256_si128((__m256i)wide)
+                   : (Words)_mm256_extracti128_si256((__m256i)wide, 1);
+}
 inline Wide load_wide_groups(const std::uint32_t* group, std::ptrdiff_t step) {
   return (Wide)_mm256_set_m128i((__m128i)load_groups(group + step, step),
                                 (__m128i)load_groups(group, step));
@@ -33,8 +38,8 @@ inline void store_doubles(void* to, Doubles doubles) {
 inline Doubles widen_float(Words words) { return _mm256_cvtps_pd((__m128)words); }
 inline Doubles widen_integer(Words words) { return _mm256_cvtepi32_pd((__m128i)words); }
 inline Words narrow(Doubles doubles) { return (Words)_mm256_cvtpd_ps(doubles); }
-inline Wide narrow_to_wide(const Doubles (&x)[2]) {
-  return (Wide)_mm256_set_m128i((__m128i)narrow(x[1]), (__m128i)narrow(x[0]));
+inline Wide join(const Words (&words)[2]) {
+  return (Wide)_mm256_set_m128i((__m128i)words[1], (__m128i)words[0]);
 }
 inline bool any(Words mask) { return !_mm_testz_si128((__m128i)mask, (__m128i)mask); }
 inline bool any(Wide mask) { return !_mm256_testz_si256((__m256i)mask, (__m256i)mask); }

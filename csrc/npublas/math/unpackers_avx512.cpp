@@ -22,6 +22,11 @@ inline Words load_groups(const std::uint32_t* group, std::ptrdiff_t step) {
   };
   return (Words)_mm256_inserti128_si256(_mm256_castsi128_si256(load(group)), load(group + step), 1);
 }
+/// Unit 0 or 1.
+inline Words part(Wide wide, int unit) {
+  return unit == 0 ? (Words)_mm512_castsi512_si256((__m512i)wide)
+                   : (Words)_mm512_extracti64x4_epi64((__m512i)wide, 1);
+}
 inline Wide load_wide_groups(const std::uint32_t* group, std::ptrdiff_t step) {
   return (Wide)_mm512_inserti64x4(_mm512_castsi256_si512((__m256i)load_groups(group, step)),
                                   (__m256i)load_groups(group + 2 * step, step), 1);
@@ -32,9 +37,8 @@ inline void store_doubles(void* to, Doubles doubles) { _mm512_storeu_pd(to, doub
 inline Doubles widen_float(Words words) { return _mm512_cvtps_pd((__m256)words); }
 inline Doubles widen_integer(Words words) { return _mm512_cvtepi32_pd((__m256i)words); }
 inline Words narrow(Doubles doubles) { return (Words)_mm512_cvtpd_ps(doubles); }
-inline Wide narrow_to_wide(const Doubles (&x)[2]) {
-  return (Wide)_mm512_inserti64x4(_mm512_castsi256_si512((__m256i)narrow(x[0])),
-                                  (__m256i)narrow(x[1]), 1);
+inline Wide join(const Words (&words)[2]) {
+  return (Wide)_mm512_inserti64x4(_mm512_castsi256_si512((__m256i)words[0]), (__m256i)words[1], 1);
 }
 inline bool any(Words mask) { return !_mm256_testz_si256((__m256i)mask, (__m256i)mask); }
 inline bool any(Wide mask) { return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0; }

@@ -2,9 +2,10 @@
 // Included by one file for each set of instructions, after it has defined, in the same anonymous
 // namespace, its vectors:
 //
-//   Wide     of 32 bits each, as many as there are in a register; load_wide_groups, stream_wide
+//   Wide     of 32 bits each, as many as there are in a register; load_wide_groups, stream_wide,
+//            part
 //   Words    the same of a *unit*, `kUnit` columns (4 or 8) whose Doubles fill a register (or two);
-//            load_groups, widen_float, widen_integer, narrow, narrow_to_wide, broadcast,
+//            load_groups, widen_float, widen_integer, narrow, join, broadcast,
 //            load_doubles, store_doubles, lost
 //   any, stream_line, copy_line
 //
@@ -20,6 +21,12 @@ constexpr std::uint32_t kMagnitude = 0x7fffffffu, kSmallestNormal = 0x00800000u,
 
 template <typename T>
 constexpr int kLine = int(kLineBytes / std::int64_t(sizeof(T)));  // columns
+
+/// Of what is added to.
+template <Way way>
+[[gnu::always_inline]] inline void prefetch_target(const std::byte* to) {
+  if constexpr (way == Way::add) __builtin_prefetch(to + 4 * kLineBytes, 1);
+}
 
 template <typename Vector>
 inline Vector read(const void* from) {
@@ -46,15 +53,10 @@ inline Wide load_wide(const std::uint32_t* surface, int wide, std::ptrdiff_t gro
   return read<Wide>(surface + wide * kWide);
 }
 
-/// The SeenInStrips of a vector: what all parts of it have.
+/// What all units of a vector have.
 inline Words folded(Wide wide) {
-  Words words = {};
-  for (int i = 0; i < kWide / kUnit; ++i) {
-    Words part;
-    __builtin_memcpy(&part, reinterpret_cast<const char*>(&wide) + i * int(sizeof part),
-                     sizeof part);
-    words |= part;
-  }
+  Words words = part(wide, 0);
+  for (int unit = 1; unit < kWide / kUnit; ++unit) words |= part(wide, unit);
   return words;
 }
 
@@ -73,14 +75,6 @@ template <bool is_native, int columns>
     for (int column = 0; column < columns; column += 16)
       __builtin_prefetch(surface + 2 * columns + column);
   }
-}
-
-/// The doubles of a unit's floats.
-inline Doubles widen_part(Wide wide, int unit) {
-  Words words;
-  __builtin_memcpy(&words, reinterpret_cast<const char*>(&wide) + unit * int(sizeof words),
-                   sizeof words);
-  return widen_float(words);
 }
 
 /// The lower halves of the elements of two vectors.
@@ -118,6 +112,7 @@ void integers(const Strip& given, SeenInStrips& seen) {
     std::byte* to = strip.to + line * kLineBytes;
     for (std::int64_t row = 0; row < strip.rows; ++row) {
       prefetch<is_native, kLine<T>>(from, strip.group_step, row);
+      prefetch_target<way>(to);
       Wide sums[wides];
       for (int i = 0; i < wides; ++i) {
         sums[i] = load_wide<is_native>(from, i, strip.group_step);
@@ -146,7 +141,7 @@ void integers(const Strip& given, SeenInStrips& seen) {
 
 /// `sums`: anything but integers. T is float or double.
 template <SumsOf sums, typename T, bool is_native, Way way>
-void scaled(const Strip& given, SeenInStrips& seen) {
+[[gnu::noinline]] void scaled(const Strip& given, SeenInStrips& seen) {
   constexpr int units = kLine<T> / kUnit;
   constexpr bool is_double = sizeof(T) == sizeof(double);
   const Strip strip = given;  // of which the compiler knows that no store changes it
@@ -164,6 +159,7 @@ void scaled(const Strip& given, SeenInStrips& seen) {
     std::byte* to = strip.to + line * kLineBytes;
     for (std::int64_t row = 0; row < strip.rows; ++row) {
       prefetch<is_native, kLine<T>>(strip.main + at, strip.group_step, row);
+      prefetch_target<way>(to);
       if constexpr (sums == SumsOf::floats_in_parts) {
         if (strip.a_low) prefetch<is_native, kLine<T>>(strip.a_low + at, strip.group_step, row);
         if (strip.b_low) prefetch<is_native, kLine<T>>(strip.b_low + at, strip.group_step, row);
@@ -233,114 +229,138 @@ void scaled(const Strip& given, SeenInStrips& seen) {
   seen.underflow |= underflow;
 }
 
-// Where all scales are powers of two, they are taken off in float32:
+// Sums of int32 whose results are all zero or normal numbers: nothing can happen to them.
+template <bool is_native, Way way>
+void quantized(const Strip& given, SeenInStrips& seen) {
+  const Strip strip = given;  // of which the compiler knows that no store changes it
+  constexpr int units = kLine<float> / kUnit, wides = kLine<float> / kWide;
+  Words any_main = {};
+  for (std::int64_t line = 0; line < strip.lines; ++line) {
+    const std::int64_t column = line * kLine<float>;
+    const std::uint32_t* from = strip.main + column / 4 * strip.group_step;
+    const auto* const of_rows = static_cast<const double*>(strip.of_rows);
+    const auto* const of_columns = static_cast<const double*>(strip.of_columns) + column;
+    Doubles column_scales[units];
+    for (int unit = 0; unit < units; ++unit)
+      column_scales[unit] = load_doubles(of_columns + unit * kUnit);
+    std::byte* to = strip.to + line * kLineBytes;
+    for (std::int64_t row = 0; row < strip.rows; ++row) {
+      prefetch<is_native, kLine<float>>(from, strip.group_step, row);
+      const Doubles row_scale = broadcast(of_rows[row]);
+      for (int wide = 0; wide < wides; ++wide) {
+        Words results[kWide / kUnit];
+        for (int i = 0; i < kWide / kUnit; ++i) {
+          const int unit = wide * (kWide / kUnit) + i;
+          const Words sum = load_unit<is_native>(from, unit, strip.group_step);
+          any_main |= sum;
+          results[i] = narrow(row_scale * column_scales[unit] * widen_integer(sum));
+        }
+        std::byte* const at = to + wide * int(sizeof(Wide));
+        if constexpr (way == Way::stream)
+          stream_wide(at, join(results));
+        else
+          write(at, join(results));
+      }
+      from += strip.row_step;
+      to += strip.pitch;
+    }
+  }
+  write(seen.main, read<Words>(seen.main) | any_main);
+}
+
+template <bool is_native, Way way>
+[[gnu::noinline]] void general_line(const Strip& strip, std::int64_t line, std::int64_t row,
+                                    SeenInStrips& seen) {
+  const std::int64_t column = line * kLine<float>;
+  Strip one = strip;
+  one.main += column / 4 * strip.group_step + row * strip.row_step;
+  one.of_rows = static_cast<const double*>(strip.of_rows) + row;
+  one.of_columns = static_cast<const double*>(strip.of_columns) + column;
+  one.rows = one.lines = 1;
+  one.to += line * kLineBytes + row * strip.pitch;
+  scaled<SumsOf::floats, float, is_native, way>(one, seen);
+}
+
+// Sums without low parts, where all scales are powers of two: these are taken off in float32,
 //
-//   float32(double(sum) · 2^e)  =  float32(sum) · 2^e
+//   float32(double(sum) · 2^e) = sum · 2^e
 //
-// to the last bit, and without a flag, if both sides are normal numbers, and if the sum is zero.
-// The same holds with `before` added, unless there are low parts: adding two floats in double and
-// rounding that is what adding them in float32 is (Figueroa 1995: 53 >= 2·24 + 2). A line with any
-// other element goes the general way.
-template <SumsOf sums, bool is_native, Way way>
+// to the last bit, and without a flag, if the right side is a normal number, or the sum is zero.
+// The same holds with `before` added, as adding two floats in double and rounding that is what
+// adding them in float32 is (Figueroa 1995: 53 >= 2·24 + 2). A line with any other element goes the
+// general way.
+template <bool is_native, Way way>
 void scaled_by_powers(const Strip& given, SeenInStrips& seen) {
   constexpr Way general = way == Way::add ? Way::add : Way::store;
   if (!given.row_floats) {
-    scaled<sums, float, is_native, general>(given, seen);
+    scaled<SumsOf::floats, float, is_native, general>(given, seen);
     return;
   }
   const Strip strip = given;  // of which the compiler knows that no store changes it
   constexpr int wides = kLine<float> / kWide;
-  constexpr bool in_parts = sums == SumsOf::floats_in_parts;
-  Wide any_main = {}, any_a_low = {}, any_b_low = {}, largest = {};
+  Wide any_main = {}, largest = {};
   for (std::int64_t line = 0; line < strip.lines; ++line) {
     const std::int64_t column = line * kLine<float>;
-    std::ptrdiff_t at = column / 4 * strip.group_step;
+    const std::uint32_t* from = strip.main + column / 4 * strip.group_step;
     WideFloats column_scales[wides];
     for (int i = 0; i < wides; ++i)
       column_scales[i] = read<WideFloats>(strip.column_floats + column + i * kWide);
     std::byte* to = strip.to + line * kLineBytes;
     for (std::int64_t row = 0; row < strip.rows; ++row) {
-      prefetch<is_native, kLine<float>>(strip.main + at, strip.group_step, row);
-      if constexpr (in_parts) {
-        if (strip.a_low) prefetch<is_native, kLine<float>>(strip.a_low + at, strip.group_step, row);
-        if (strip.b_low) prefetch<is_native, kLine<float>>(strip.b_low + at, strip.group_step, row);
-      }
-      Wide read_bits[wides], results[wides], irregular = {}, irregulars[wides];
+      prefetch<is_native, kLine<float>>(from, strip.group_step, row);
+      prefetch_target<way>(to);
+      Wide sums[wides], results[wides], irregulars[wides], irregular = {};
       for (int i = 0; i < wides; ++i) {
-        const Wide main = load_wide<is_native>(strip.main + at, i, strip.group_step);
-        any_main |= main;
-        read_bits[i] = main;
-        Wide sum = main;
-        if constexpr (in_parts) {
-          Wide a_low = {}, b_low = {};
-          if (strip.a_low) a_low = load_wide<is_native>(strip.a_low + at, i, strip.group_step);
-          if (strip.b_low) b_low = load_wide<is_native>(strip.b_low + at, i, strip.group_step);
-          any_a_low |= a_low;
-          any_b_low |= b_low;
-          read_bits[i] |= a_low | b_low;
-          Doubles doubles[kWide / kUnit];
-          for (int unit = 0; unit < kWide / kUnit; ++unit) {
-            const Doubles low = widen_part(a_low, unit) + widen_part(b_low, unit);
-            doubles[unit] = widen_part(main, unit) + low * broadcast(kLowScale);
-          }
-          sum = narrow_to_wide(doubles);
-        }
-        const WideFloats result = (WideFloats)sum * (column_scales[i] * strip.row_floats[row]);
-        results[i] = (Wide)result;
+        sums[i] = load_wide<is_native>(from, i, strip.group_step);
+        any_main |= sums[i];
+        results[i] = (Wide)((WideFloats)sums[i] * (column_scales[i] * strip.row_floats[row]));
         irregulars[i] =
             (Wide)((results[i] & kMagnitude) - kSmallestNormal >= kInfinity - kSmallestNormal);
-        if constexpr (in_parts)
-          irregulars[i] |=
-              (Wide)((sum & kMagnitude) - kSmallestNormal >= kInfinity - kSmallestNormal);
         irregular |= irregulars[i];
       }
-      bool general_way = false;
+      bool is_general = false;
       if (any(irregular)) {
         for (int i = 0; i < wides; ++i) {
-          general_way |= any(irregulars[i] & (Wide)((read_bits[i] & kMagnitude) != 0));
-          if constexpr (way != Way::add)
-            results[i] = (Wide)((WideFloats)results[i] + 0.0f);  // a zero is +0
+          is_general |= any(irregulars[i] & (Wide)((sums[i] & kMagnitude) != 0));
+          // A zero is +0 where it isn't added to anything.
+          if constexpr (way != Way::add) results[i] = (Wide)((WideFloats)results[i] + 0.0f);
         }
       }
-      if (general_way) {
-        Strip one = strip;
-        one.main += at;
-        if (in_parts && one.a_low) one.a_low += at;
-        if (in_parts && one.b_low) one.b_low += at;
-        one.of_rows = static_cast<const double*>(strip.of_rows) + row;
-        one.of_columns = static_cast<const double*>(strip.of_columns) + column;
-        one.rows = one.lines = 1;
-        one.to = to;
-        scaled<sums, float, is_native, general>(one, seen);
+      if (is_general) {
+        general_line<is_native, general>(given, line, row, seen);
       } else {
         for (int i = 0; i < wides; ++i) {
-          std::byte* const wide_to = to + i * int(sizeof(Wide));
+          std::byte* const at = to + i * int(sizeof(Wide));
           if constexpr (way == Way::stream) {
-            stream_wide(wide_to, results[i]);
+            stream_wide(at, results[i]);
           } else if constexpr (way == Way::add) {
-            results[i] = (Wide)(read<WideFloats>(wide_to) + (WideFloats)results[i]);
+            results[i] = (Wide)(read<WideFloats>(at) + (WideFloats)results[i]);
             const Wide magnitude = results[i] & kMagnitude;
             largest = magnitude > largest ? magnitude : largest;
-            write(wide_to, results[i]);
+            write(at, results[i]);
           } else {
-            write(wide_to, results[i]);
+            write(at, results[i]);
           }
         }
       }
-      at += strip.row_step;
+      from += strip.row_step;
       to += strip.pitch;
     }
   }
   write(seen.main, read<Words>(seen.main) | folded(any_main));
-  write(seen.a_low, read<Words>(seen.a_low) | folded(any_a_low));
-  write(seen.b_low, read<Words>(seen.b_low) | folded(any_b_low));
   const Wide beyond = (Wide)(largest >= kInfinity) & kInfinity;
   write(seen.largest, read<Words>(seen.largest) | folded(beyond));
 }
 
+template <typename T, bool is_native, Way way>
+UnpackStrip scaled_of(SumsOf sums) {
+  if (sums == SumsOf::floats) return scaled<SumsOf::floats, T, is_native, way>;
+  if (sums == SumsOf::quantized) return scaled<SumsOf::quantized, T, is_native, way>;
+  return scaled<SumsOf::floats_in_parts, T, is_native, way>;
+}
+
 template <bool is_native, Way way>
 UnpackStrip unpack_strip(SumsOf sums, DType target) {
-  constexpr bool streams = way == Way::stream;
   if (sums == SumsOf::integers) {
     if (target == DType::int32) return integers<std::uint32_t, is_native, way>;
     if (target == DType::int16) return integers<std::uint16_t, is_native, way>;
@@ -348,24 +368,17 @@ UnpackStrip unpack_strip(SumsOf sums, DType target) {
       return integers<std::uint8_t, is_native, way>;
     return nullptr;
   }
-  if (target == DType::float32) {
-    if (sums == SumsOf::floats) return scaled_by_powers<SumsOf::floats, is_native, way>;
-    if constexpr (way == Way::add)  // rounded twice otherwise
-      if (sums == SumsOf::floats_in_parts)
-        return scaled<SumsOf::floats_in_parts, float, is_native, way>;
-    if (sums == SumsOf::floats_in_parts)
-      return scaled_by_powers<SumsOf::floats_in_parts, is_native, way>;
-    if constexpr (!streams) return scaled<SumsOf::quantized, float, is_native, way>;
+  if (target == DType::float32 && sums == SumsOf::floats) return scaled_by_powers<is_native, way>;
+  if constexpr (way != Way::add)
+    if (target == DType::float32 && sums == SumsOf::ordinary) return quantized<is_native, way>;
+  if (sums == SumsOf::ordinary) sums = SumsOf::quantized;
+  if constexpr (way == Way::stream) {
+    return nullptr;
+  } else {
+    if (target == DType::float32) return scaled_of<float, is_native, way>(sums);
+    if (target == DType::float64) return scaled_of<double, is_native, way>(sums);
+    return nullptr;
   }
-  if constexpr (!streams) {
-    if (target == DType::float64) {
-      if (sums == SumsOf::floats) return scaled<SumsOf::floats, double, is_native, way>;
-      if (sums == SumsOf::floats_in_parts)
-        return scaled<SumsOf::floats_in_parts, double, is_native, way>;
-      return scaled<SumsOf::quantized, double, is_native, way>;
-    }
-  }
-  return nullptr;
 }
 
 template <bool is_native>

@@ -38,6 +38,7 @@ inline Words load_groups(const std::uint32_t* group, std::ptrdiff_t) {
   __builtin_memcpy(&words, group, sizeof words);
   return words;
 }
+inline Words part(Wide wide, int) { return wide; }
 inline Wide load_wide_groups(const std::uint32_t* group, std::ptrdiff_t step) {
   return load_groups(group, step);
 }
@@ -65,7 +66,7 @@ inline Words narrow(const Doubles& x) {
   const TwoFloats upper = __builtin_convertvector(x.upper, TwoFloats);
   return reinterpret_cast<Words>(Floats{lower[0], lower[1], upper[0], upper[1]});
 }
-inline Wide narrow_to_wide(const Doubles (&x)[1]) { return narrow(x[0]); }
+inline Wide join(const Words (&words)[1]) { return words[0]; }
 inline bool any(Words mask) { return (mask[0] | mask[1] | mask[2] | mask[3]) != 0; }
 
 inline TwoMasks lost(TwoDoubles total, TwoDoubles result) {
