@@ -10,6 +10,7 @@
 
 #include "npublas/base/error.hpp"
 #include "npublas/base/half.hpp"
+#include "npublas/math/finishers.hpp"
 
 namespace npublas {
 namespace {
@@ -46,7 +47,7 @@ double relu(double x) {
 }
 
 // Columns that are finished together, in loops of one thing each, which are vectorised.
-constexpr std::int64_t kTogether = 64;
+constexpr std::int64_t kTogether = kFinishedTogether;
 
 /// Rounds `count` values to where they belong. `finite` says what was made of finite numbers only;
 /// null if a value is all that it was made of.
@@ -104,16 +105,62 @@ void finish_together(const Sum* sums, const Epilogue& epilogue, std::int64_t col
   round_together<Float>(values, finite, count, to, stride, rounded);
 }
 
+/// The same by the machine's own loops. False if they don't take it; then nothing has happened.
+template <typename Float, typename Sum>
+bool finish_fast(Finish finish, const Sum* sums, const Epilogue& epilogue, std::int64_t column,
+                 std::int64_t count, std::byte* to, std::ptrdiff_t stride, Rounded& rounded) {
+  using Bits = typename Float::Bits;
+  const bool whole = count == kTogether;
+  const bool neighbours = stride == std::ptrdiff_t(sizeof(Bits));
+  Sum some_sums[kTogether];
+  double some_bias[kTogether];
+  Bits before[kTogether], results[kTogether];
+  FinishChunk chunk{.sums = sums,
+                    .alpha = epilogue.alpha,
+                    .beta = epilogue.beta,
+                    .bias = epilogue.bias ? epilogue.bias + column : nullptr,
+                    .before = nullptr,
+                    .relu = epilogue.activation == Activation::relu};
+  if (!whole) {  // zeros make it whole
+    std::fill(std::copy_n(sums, count, some_sums), some_sums + kTogether, Sum(0));
+    chunk.sums = some_sums;
+    if (epilogue.bias) {
+      std::fill(std::copy_n(chunk.bias, count, some_bias), some_bias + kTogether, 0.0);
+      chunk.bias = some_bias;
+    }
+  }
+  if (epilogue.beta != 0) {
+    if (!whole) std::fill_n(before, kTogether, Bits(0));
+    for (std::int64_t i = 0; i < count; ++i)
+      std::memcpy(&before[i], to + i * stride, sizeof before[i]);
+    chunk.before = before;
+  }
+  if (!finish(chunk, results, rounded.underflow)) return false;
+  if (neighbours)
+    std::memcpy(to, results, std::size_t(count) * sizeof results[0]);
+  else
+    for (std::int64_t i = 0; i < count; ++i)
+      std::memcpy(to + i * stride, &results[i], sizeof results[i]);
+  return true;
+}
+
 template <typename Float, typename Sum>
 Rounded finish_as(const Sum* sums, const Epilogue& epilogue, const Target& target) {
   Rounded rounded;
   const bool plain = epilogue.is_plain();
+  const bool easy =
+      epilogue.activation == Activation::none || epilogue.activation == Activation::relu;
+  constexpr DType sums_type = sizeof(Sum) == sizeof(double) ? DType::float64 : DType::float32;
+  const Finish fast = easy ? finisher_for(isa_in_use(), sums_type, target.dtype) : nullptr;
   for (std::int64_t row = 0; row < target.rows; ++row) {
     for (std::int64_t column = 0; column < target.columns; column += kTogether) {
       const std::int64_t count = std::min(kTogether, target.columns - column);
       const Sum* const from = sums + row * target.columns + column;
       std::byte* const to = static_cast<std::byte*>(target.data) + row * target.row_stride +
                             column * target.column_stride;
+      if (fast && finish_fast<Float>(fast, from, epilogue, column, count, to, target.column_stride,
+                                     rounded))
+        continue;
       if (plain)
         round_together<Float>(from, nullptr, count, to, target.column_stride, rounded);
       else
@@ -141,6 +188,15 @@ Rounded finish_from(const Sum* sums, const Epilogue& epilogue, const Target& tar
 }
 
 }  // namespace
+
+Finish finisher_for(Isa isa, DType sums, DType target) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512) return finisher_avx512(sums, target);
+  if (isa == Isa::avx2) return finisher_avx2(sums, target);
+#endif
+  (void)isa, (void)sums, (void)target;
+  return nullptr;
+}
 
 Rounded finish(const void* sums, DType sums_type, const Epilogue& epilogue, const Target& target) {
   if (sums_type == DType::float64)
