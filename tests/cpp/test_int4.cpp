@@ -548,7 +548,7 @@ TEST_CASE("no float is rounded for integers unasked") {
 
 TEST_CASE("a runtime that gets int4 wrong multiplies its weights as int8") {
   const Simulator simulator;
-  simulator.arm("zeros", 4 * 2 * 3 + 3 + 1, 1);  // of the self-test, the first product of int4
+  simulator.arm("zeros", 6 * 2 * 3 + 3 + 1, 1);  // of the self-test, the first product of int4
   const OpenEngine engine;
   CHECK(engine_status().type_problems[int(Element::int8)] == "");
   CHECK(engine_status().type_problems[int(Element::float16)] == "");
