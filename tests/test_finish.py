@@ -6,12 +6,21 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import bfloat16_bits, bfloat16_values, views
+from layouts import bfloat16_bits, bfloat16_values, surface_c, up, views
 
 from npublas import _core
 from npublas.errors import NpuError
+
+
+@pytest.fixture(params=_core.instruction_sets(), autouse=True)
+def _instructions(request):
+    before = _core.instruction_set()
+    _core.use_instruction_set(request.param)
+    yield
+    _core.use_instruction_set(before)
+
 
 FLOATS = ["float16", "bfloat16", "float32", "float64"]
 SMALLEST = {"float16": 2.0**-14, "bfloat16": 2.0**-126, "float32": 2.0**-126}
@@ -133,6 +142,94 @@ def test_everything_at_once_goes_into_any_view(dtype, sums_type, shape):
         unit = {"float64": 2.0**-50}.get(dtype, 0)
         np.testing.assert_allclose(values_of(target, dtype), expected, rtol=unit, atol=unit)
         assert seen == {"overflow": False, "underflow": False}
+
+
+def values_around(rng, shape, kind):
+    if kind == "ordinary":
+        return rng.standard_normal(shape)
+    if kind == "wide":
+        return np.ldexp(rng.standard_normal(shape), rng.integers(-150, 120, shape))
+    values = np.ldexp(rng.standard_normal(shape), rng.integers(-30, 18, shape))
+    values[rng.random(shape) < 0.3] = 0
+    return values
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_any_machine_finishes_as_the_formula_says(data):
+    dtype = data.draw(st.sampled_from(FLOATS))
+    sums_type = data.draw(st.sampled_from(["float32", "float64"]))
+    shape = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 200))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    kind = data.draw(st.sampled_from(["ordinary", "wide", "float16"]))
+    with np.errstate(all="ignore"):
+        sums = values_around(rng, shape, kind).astype(sums_type)
+        before = values_around(rng, shape, kind)
+        before = bfloat16_bits(before) if dtype == "bfloat16" else before.astype(dtype)
+    before_values = values_of(before, dtype)
+    bias = values_around(rng, shape[1], kind) if data.draw(st.booleans()) else None
+    alpha, beta = data.draw(st.sampled_from([(1, 0), (1, 0.5), (-0.7, 0), (0.3, 1.3)]))
+    activation = data.draw(st.sampled_from(["none", "relu"]))
+    plain = alpha == 1 and beta == 0 and bias is None and activation == "none"
+    with np.errstate(all="ignore"):
+        exact = sums.astype(np.float64) if plain else alpha * sums.astype(np.float64)
+        if beta:
+            exact = exact + beta * before_values
+        if bias is not None:
+            exact = exact + bias
+        if activation == "relu":
+            exact = np.where(exact < 0, 0.0, exact)
+    expected = rounded(exact, dtype)
+    finite = np.isfinite(sums) & (np.isfinite(before_values) | (beta == 0))
+    small = np.abs(exact) < SMALLEST.get(dtype, 0)
+    seen = {
+        "overflow": bool((np.isinf(expected) & finite).any()),
+        "underflow": bool((small & (expected != exact)).any()),
+    }
+    for target in views(before):
+        got = _core.finish(
+            sums, target, alpha=alpha, beta=beta, bias=bias, activation=activation, dtype=dtype
+        )
+        np.testing.assert_array_equal(values_of(target, dtype), expected)
+        np.testing.assert_array_equal(np.signbit(values_of(target, dtype)), np.signbit(expected))
+        assert got == seen
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("sums_type", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1, 1), (33, 300), (70, 130), (4, 1000)])
+@pytest.mark.parametrize("layout", ["native", "normal"])
+def test_one_pass_does_what_two_do(quantized, dtype, sums_type, shape, layout):
+    rng = np.random.default_rng(6)
+    rows, columns = shape[0] if shape[0] == 1 else up(shape[0], 4), up(shape[1], 32)
+
+    def surface():
+        if quantized:
+            sums = rng.integers(-(2**20), 2**20, (rows, columns)).astype(np.int32)
+        else:
+            sums = rng.standard_normal((rows, columns)).astype(np.float32)
+        return surface_c(sums) if layout == "native" else sums.ravel()
+
+    surfaces = [surface()] if quantized else [surface(), None, surface()]
+    scales = {
+        "shape": (rows, columns),
+        "layout": layout,
+        "row_scales": np.ldexp(1.0, rng.integers(-20, 0, shape[0])),
+        "column_scales": np.ldexp(1.0, rng.integers(-10, 0, shape[1])),
+    }
+    epilogue = {"alpha": 0.5, "beta": 1.5, "bias": rng.standard_normal(shape[1])}
+    epilogue |= {"activation": "silu", "dtype": dtype}
+    before = np.full(shape, 1, storage(dtype))
+    sums = np.empty(shape, sums_type)
+    unpack = _core.unpack_quantized if quantized else _core.unpack_floats
+    unpacked = unpack(*surfaces, **scales, accumulate=False, target=sums)
+    together = _core.finish_quantized if quantized else _core.finish_floats
+    for target, expected in zip(views(before), views(before), strict=True):
+        flags = _core.finish(sums, expected, **epilogue)
+        seen = together(*surfaces, target, **scales, sums_type=sums_type, **epilogue)
+        np.testing.assert_array_equal(target, expected)
+        assert seen == (unpacked, flags)
 
 
 def test_without_beta_what_was_there_is_not_read():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import padded, surface_c, up, views
 
@@ -15,6 +15,16 @@ SHAPES = [(1, 1), (1, 4), (3, 5), (4, 4), (15, 31), (16, 32), (17, 33), (40, 30)
 
 
 LAYOUTS = ["native", "normal"]
+
+
+@pytest.fixture(params=_core.instruction_sets(), autouse=True)
+def _instructions(request):
+    before = _core.instruction_set()
+    _core.use_instruction_set(request.param)
+    yield
+    _core.use_instruction_set(before)
+
+
 UNREMARKABLE = {
     "finite": True, "underflow": False, "main_zero": True, "a_low_zero": True, "b_low_zero": True,
 }  # fmt: skip
@@ -32,7 +42,7 @@ def surface_of(sums, layout="native"):
 
 def unpack(
     sums, target, row_scales, column_scales, a_low=None, b_low=None, *,
-    accumulate=False, layout="native",
+    accumulate=False, layout="native", streamed=False,
 ):  # fmt: skip
     surface, arguments = surface_of(sums, layout)
     arguments |= {
@@ -40,6 +50,7 @@ def unpack(
         "column_scales": column_scales,
         "accumulate": accumulate,
         "target": target,
+        "streamed": streamed,
     }
     if sums.dtype == np.int32:
         return _core.unpack_quantized(surface, **arguments)
@@ -182,6 +193,166 @@ def test_a_zero_is_positive_whatever_its_terms_were(shape):
         seen = unpack(np.full(shape, -0.0, np.float32), target, np.ones(shape[0]),
                       np.ones(shape[1]))  # fmt: skip
         assert seen["main_zero"] and not np.signbit(target).any()
+
+
+# Every way through the loops at once, against the formulas
+
+INTEGERS = ["int8", "uint8", "int16", "int32"]
+STEPS = st.sampled_from(["rows", "columns", "apart", "backwards", "odd"])
+
+
+@st.composite
+def targets(draw, dtype):
+    """A view of any place and strides in a larger array, and that array."""
+    rows = draw(st.one_of(st.integers(1, 9), st.integers(28, 70)))
+    columns = draw(st.one_of(st.integers(1, 40), st.integers(60, 200), st.integers(1600, 1700)))
+    steps = draw(STEPS)
+    size = np.dtype(dtype).itemsize
+    # So that rows begin anywhere in a line, or all at the same place.
+    pitch = columns + draw(st.integers(0, 70))
+    if draw(st.booleans()):
+        pitch = up(pitch, draw(st.sampled_from([64 // size, 2048 // size])))
+    if steps == "columns":
+        whole = np.full((columns, rows + 3), 99, dtype).T
+        return whole, whole[1 : rows + 1, :columns]
+    if steps == "apart":
+        whole = np.full((2 * rows, 3 * columns), 99, dtype)
+        return whole, whole[::2, ::3]
+    if steps == "odd":
+        record = np.zeros((rows, columns), np.dtype([("before", "u1"), ("value", dtype)]))
+        return record["before"], record["value"]
+    raw = np.full(rows * pitch + 64, 99, dtype)
+    first = draw(st.integers(0, 63))
+    whole = raw[first : first + rows * pitch].reshape(rows, pitch)
+    view = whole[:, :columns]
+    return raw, view[::-1] if steps == "backwards" else view
+
+
+def untouched(whole, view):
+    """What the target doesn't cover, before and after."""
+    saved = view.copy()
+    view[...] = 0
+    rest = whole.copy()
+    view[...] = saved
+    return rest
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_integers_reach_any_target_in_any_way(data):
+    dtype = data.draw(st.sampled_from(INTEGERS))
+    whole, target = data.draw(targets(dtype))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    layout, accumulate = data.draw(st.sampled_from(LAYOUTS)), data.draw(st.booleans())
+    sums = rng.integers(-(2**31), 2**31, target.shape).astype(np.int32)
+    sums[rng.random(target.shape) < data.draw(st.sampled_from([0, 0.9, 1]))] = 0
+    offsets = [
+        rng.integers(-(2**31), 2**31, count).astype(np.int32) if data.draw(st.booleans()) else None
+        for count in target.shape
+    ]
+    before = rng.integers(-100, 100, target.shape).astype(dtype)
+    target[...] = before
+    rest = untouched(whole, target)
+    surface, arguments = surface_of(sums, layout)
+    seen = _core.unpack_integers(
+        surface, row_offsets=offsets[0], column_offsets=offsets[1], accumulate=accumulate,
+        target=target, streamed=data.draw(st.booleans()), **arguments,
+    )  # fmt: skip
+    expected = sums.astype(np.int64) + (before if accumulate else 0)
+    expected += 0 if offsets[0] is None else offsets[0][:, None].astype(np.int64)
+    expected += 0 if offsets[1] is None else offsets[1].astype(np.int64)
+    np.testing.assert_array_equal(target, expected.astype(dtype))
+    np.testing.assert_array_equal(untouched(whole, target), rest)
+    assert seen == {**UNREMARKABLE, "main_zero": not sums.any()}
+
+
+def some_floats(rng, shape, kind):
+    values = rng.standard_normal(shape) * 2.0**30
+    if kind == "sparse":
+        values[rng.random(shape) < 0.95] = -0.0
+    elif kind == "any bits":  # but neither NaN nor infinity
+        values = (rng.integers(0, 2**32, shape) & 0xFF7FFFFF).astype(np.uint32).view(np.float32)
+    elif kind == "tiny":
+        values *= 2.0**-150
+    elif kind == "zero":
+        values *= 0
+    return values.astype(np.float32)
+
+
+def some_scales(rng, count, kind):
+    if kind == "powers":
+        return np.ldexp(1.0, rng.integers(-30, 10, count))
+    if kind == "far powers":
+        return np.ldexp(1.0, rng.integers(-90, 60, count))
+    return rng.uniform(1e-9, 1, count).astype(np.float32).astype(np.float64)
+
+
+def bits(array):
+    """To compare: the sign of a zero counts; any NaN is as good as another."""
+    return np.where(np.isnan(array), np.nan, array).view(f"u{array.itemsize}")
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.data())
+def test_floats_reach_any_target_in_any_way(data):
+    dtype = data.draw(st.sampled_from(["float32", "float64"]))
+    whole, target = data.draw(targets(dtype))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    parts = data.draw(st.sampled_from(["integers", "main", "a_low", "b_low", "all"]))
+    kind = data.draw(st.sampled_from(["normal", "sparse", "any bits", "tiny", "zero"]))
+    layout, accumulate = data.draw(st.sampled_from(LAYOUTS)), data.draw(st.booleans())
+    shape = target.shape
+    low = {}
+    if parts == "integers":
+        sums = rng.integers(-(2**31), 2**31, shape).astype(np.int32)
+        sums[rng.random(shape) < data.draw(st.sampled_from([0, 0.9, 1]))] = 0
+    else:
+        sums = some_floats(rng, shape, kind)
+        low = {
+            part: some_floats(rng, shape, data.draw(st.sampled_from([kind, "zero"])))
+            for part in ("a_low", "b_low")
+            if parts in (part, "all")
+        }
+    scales = data.draw(st.sampled_from(["powers", "far powers", "any"]))
+    rows, columns = (some_scales(rng, count, scales) for count in shape)
+    before = np.ldexp(rng.standard_normal(shape), rng.integers(-140, 20, shape)).astype(dtype)
+    before[rng.random(shape) < 0.2] = -0.0
+    target[...] = before
+    rest = untouched(whole, target)
+    seen = unpack(
+        sums, target, rows, columns, **low,
+        accumulate=accumulate, layout=layout, streamed=data.draw(st.booleans()),
+    )  # fmt: skip
+    with np.errstate(all="ignore"):
+        lows = [part.astype(np.float64) for part in low.values()]
+        exact = (sums + sum(lows) * 2.0**-12) * (rows[:, None] * columns)
+        total = (before.astype(np.float64) if accumulate else 0.0) + exact
+        expected = total.astype(dtype)
+        narrow = expected.astype(np.float32)
+    np.testing.assert_array_equal(bits(target), bits(expected))
+    np.testing.assert_array_equal(untouched(whole, target), rest)
+    lost = (np.abs(expected) < np.finfo(dtype).tiny) & (expected.astype(np.float64) != total)
+    assert seen == {
+        "finite": bool(np.isfinite(narrow).all()),
+        "underflow": bool(lost.any()),
+        "main_zero": not sums.any(),
+        "a_low_zero": "a_low" not in low or not low["a_low"].any(),
+        "b_low_zero": "b_low" not in low or not low["b_low"].any(),
+    }
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+@pytest.mark.parametrize("where", [(0, 0), (33, 5), (39, 69)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_that_is_not_finite_is_seen_wherever_it_is(bad, where, dtype):
+    sums = np.ones((40, 70), np.float32)
+    sums[where] = bad
+    for layout in LAYOUTS:
+        for accumulate, streamed in ((False, False), (False, True), (True, False)):
+            target = np.ones(sums.shape, dtype)
+            seen = unpack(sums, target, np.full(40, 2.0), np.ones(70), accumulate=accumulate,
+                          layout=layout, streamed=streamed)  # fmt: skip
+            assert not seen["finite"] and not np.isfinite(target[where].astype(np.float32))
 
 
 def test_types_that_have_no_unpacking_are_refused():

@@ -243,26 +243,73 @@ void register_unpacking(py::module_& module) {
       py::arg("streamed") = false);
 }
 
+Epilogue epilogue_of(double alpha, double beta, const std::optional<py::array_t<double>>& bias,
+                     const std::string& activation) {
+  return {.alpha = alpha,
+          .beta = beta,
+          .bias = data_or_null(bias),
+          .activation = activation_from(activation)};
+}
+
+py::dict as_dict(const Rounded& rounded) {
+  py::dict seen;
+  seen["overflow"] = rounded.overflow;
+  seen["underflow"] = rounded.underflow;
+  return seen;
+}
+
+py::tuple as_tuple(const Finished& finished) {
+  return py::make_tuple(as_dict(finished.unpacked), as_dict(finished.rounded));
+}
+
 void register_finishing(py::module_& module) {
   module.def(
       "finish",
       [](const py::array& sums, py::array& target, double alpha, double beta,
          const std::optional<py::array_t<double>>& bias, const std::string& activation,
          const std::optional<std::string>& dtype) {
-        const Rounded rounded = finish(sums.data(), dtype_of(sums),
-                                       {.alpha = alpha,
-                                        .beta = beta,
-                                        .bias = data_or_null(bias),
-                                        .activation = activation_from(activation)},
-                                       target_of(target, dtype));
-        py::dict seen;
-        seen["overflow"] = rounded.overflow;
-        seen["underflow"] = rounded.underflow;
-        return seen;
+        return as_dict(finish(sums.data(), dtype_of(sums),
+                              epilogue_of(alpha, beta, bias, activation),
+                              target_of(target, dtype)));
       },
       py::arg("sums"), py::arg("target"), py::kw_only(), py::arg("alpha") = 1.0,
       py::arg("beta") = 0.0, py::arg("bias") = py::none(), py::arg("activation") = "none",
       py::arg("dtype") = py::none());
+  using Sums = py::array_t<std::int32_t>;
+  using Floats = py::array_t<float>;
+  using Scales = py::array_t<double>;
+  using Pair = std::pair<std::int64_t, std::int64_t>;
+  module.def(
+      "finish_floats",
+      [](const Floats& main, const std::optional<Floats>& a_low, const std::optional<Floats>& b_low,
+         py::array& target, Pair shape, const std::string& layout, const Scales& row_scales,
+         const Scales& column_scales, const std::string& sums_type, double alpha, double beta,
+         const std::optional<Scales>& bias, const std::string& activation,
+         const std::optional<std::string>& dtype) {
+        return as_tuple(finish_floats(
+            {main.data(), data_or_null(a_low), data_or_null(b_low)}, surface_from(shape, layout),
+            row_scales.data(), column_scales.data(), dtype_from(sums_type),
+            epilogue_of(alpha, beta, bias, activation), target_of(target, dtype)));
+      },
+      py::arg("main"), py::arg("a_low"), py::arg("b_low"), py::arg("target"), py::kw_only(),
+      py::arg("shape"), py::arg("layout") = "native", py::arg("row_scales"),
+      py::arg("column_scales"), py::arg("sums_type"), py::arg("alpha") = 1.0, py::arg("beta") = 0.0,
+      py::arg("bias") = py::none(), py::arg("activation") = "none", py::arg("dtype") = py::none());
+  module.def(
+      "finish_quantized",
+      [](const Sums& sums, py::array& target, Pair shape, const std::string& layout,
+         const Scales& row_scales, const Scales& column_scales, const std::string& sums_type,
+         double alpha, double beta, const std::optional<Scales>& bias,
+         const std::string& activation, const std::optional<std::string>& dtype) {
+        return as_tuple(
+            finish_quantized(sums.data(), surface_from(shape, layout), row_scales.data(),
+                             column_scales.data(), dtype_from(sums_type),
+                             epilogue_of(alpha, beta, bias, activation), target_of(target, dtype)));
+      },
+      py::arg("sums"), py::arg("target"), py::kw_only(), py::arg("shape"),
+      py::arg("layout") = "native", py::arg("row_scales"), py::arg("column_scales"),
+      py::arg("sums_type"), py::arg("alpha") = 1.0, py::arg("beta") = 0.0,
+      py::arg("bias") = py::none(), py::arg("activation") = "none", py::arg("dtype") = py::none());
   module.def("activate", [](const std::string& activation, double x) {
     return activate(activation_from(activation), x);
   });

@@ -35,6 +35,22 @@ struct Rounded {
 /// is of any float type. `bias` begins at the target's first column. NaN is left as it is.
 Rounded finish(const void* sums, DType sums_type, const Epilogue& epilogue, const Target& target);
 
+/// What unpacking and finishing saw.
+struct Finished {
+  Unpacked unpacked;
+  Rounded rounded;
+};
+
+/// `unpack_floats` into sums of `sums_type`, and `finish` of these, in one pass: for products of
+/// which all of K is in one tile.
+Finished finish_floats(const FloatSums& sums, const Surface& surface, const double* row_scales,
+                       const double* column_scales, DType sums_type, const Epilogue& epilogue,
+                       const Target& target);
+/// The same of `unpack_quantized`.
+Finished finish_quantized(const std::int32_t* sums, const Surface& surface,
+                          const double* row_scales, const double* column_scales, DType sums_type,
+                          const Epilogue& epilogue, const Target& target);
+
 /// The formulas, each of one number, in double: max(x, 0); x·Φ(x), with erfc, which keeps its
 /// digits where Φ is small; its tanh approximation (Hendrycks and Gimpel 2016, arXiv:1606.08415);
 /// x/(1 + e^-x).

@@ -2,298 +2,16 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdlib>
-#include <cstring>
 #include <optional>
-#include <string>
 #include <vector>
 
-#include "npublas/base/error.hpp"
-#include "npublas/math/unpackers.hpp"
+#include "npublas/math/finish.hpp"
+#include "npublas/math/unpacking.hpp"
 
 namespace npublas {
 namespace {
 
-// Results from this size on are streamed. Half of what a core can hope for of a shared cache.
-constexpr std::size_t kLarge = std::size_t(8) << 20;
-
-// A strip's size. Memory is fast where it is read and written in runs: of a native surface, 32 rows
-// are 512 neighbouring bytes of each group of columns; of a row-major one, 32 lines of the result
-// are 2 KiB and more. Its part of the result stays in L1.
-struct StripSize {
-  std::int64_t rows, lines;
-};
-constexpr StripSize kNativeStrip = {32, 4}, kNormalStrip = {4, 32};
-// Rows of the target at such a distance share few sets of L1, in which no more than these stay
-// together until their lines are whole.
-constexpr std::ptrdiff_t kCrowdedPitch = 2048;
-constexpr StripSize kCrowdedStrip = {8, 16};
-constexpr std::int64_t kManyLines = 96;  // that make up for what lies beside whole lines
-constexpr std::int64_t kBufferRows = 32, kBufferLines = 4;  // where elements go one by one
-constexpr std::int64_t kMostColumns = kLineBytes;           // of a line: int8's
-constexpr std::int32_t kNoOffsets[kNormalStrip.lines * kMostColumns] = {};
-
-std::size_t size_of(DType dtype) {
-  switch (dtype) {
-    case DType::int8:
-    case DType::uint8:
-      return 1;
-    case DType::int16:
-      return 2;
-    case DType::float64:
-      return 8;
-    default:
-      return 4;
-  }
-}
-
-/// Where sums come from, and what goes with their rows and columns.
-struct Source {
-  const std::uint32_t *main, *a_low, *b_low;
-  bool is_native;
-  std::ptrdiff_t row_step, group_step;
-  const std::byte *of_rows, *of_columns;    // int32 or double
-  std::size_t row_size, column_size;        // of these; 0: the same for all
-  const float *row_floats, *column_floats;  // see Strip
-};
-
-/// Copies elements of `Size` bytes between a matrix of any strides and one of neighbours, in the
-/// order in which the former lies in memory.
-template <std::size_t Size, bool to_matrix>
-void move_as(std::byte* matrix, std::ptrdiff_t row_stride, std::ptrdiff_t column_stride,
-             std::byte* neighbours, std::ptrdiff_t pitch, std::int64_t rows, std::int64_t columns) {
-  const auto move = [](std::byte* one, std::byte* other) {
-    if constexpr (to_matrix)
-      std::memcpy(one, other, Size);
-    else
-      std::memcpy(other, one, Size);
-  };
-  if (column_stride == std::ptrdiff_t(Size)) {
-    for (std::int64_t row = 0; row < rows; ++row, matrix += row_stride, neighbours += pitch)
-      std::memcpy(to_matrix ? matrix : neighbours, to_matrix ? neighbours : matrix,
-                  std::size_t(columns) * Size);
-  } else if (std::abs(row_stride) < std::abs(column_stride)) {
-    for (std::int64_t column = 0; column < columns; ++column)
-      for (std::int64_t row = 0; row < rows; ++row)
-        move(matrix + row * row_stride + column * column_stride,
-             neighbours + row * pitch + column * std::ptrdiff_t(Size));
-  } else {
-    for (std::int64_t row = 0; row < rows; ++row)
-      for (std::int64_t column = 0; column < columns; ++column)
-        move(matrix + row * row_stride + column * column_stride,
-             neighbours + row * pitch + column * std::ptrdiff_t(Size));
-  }
-}
-
-template <bool to_matrix>
-void move(std::size_t size, std::byte* matrix, std::ptrdiff_t row_stride,
-          std::ptrdiff_t column_stride, std::byte* neighbours, std::ptrdiff_t pitch,
-          std::int64_t rows, std::int64_t columns) {
-  const auto as = size == 1   ? move_as<1, to_matrix>
-                  : size == 2 ? move_as<2, to_matrix>
-                  : size == 4 ? move_as<4, to_matrix>
-                              : move_as<8, to_matrix>;
-  as(matrix, row_stride, column_stride, neighbours, pitch, rows, columns);
-}
-
-/// Unpacks one target, in strips, each in the simplest way there is for it: straight into the
-/// target, stored or streamed; into a buffer in L1 that is streamed; or into one whose elements are
-/// put to where they belong.
-class Unpacking {
- public:
-  Unpacking(const Source& source, SumsOf sums, bool accumulate, const Target& target)
-      : source_(source),
-        target_(target),
-        accumulate_(accumulate),
-        size_(std::ptrdiff_t(size_of(target.dtype))),
-        line_(kLineBytes / size_),
-        strip_size_(source.is_native ? kNativeStrip : kNormalStrip),
-        unpackers_(unpackers_for(isa_in_use())) {
-    const auto strip = [&](bool is_native, Way way) {
-      return unpackers_.of(sums, target.dtype, is_native, way);
-    };
-    store_ = strip(source.is_native, accumulate ? Way::add : Way::store);
-    stream_ = strip(source.is_native, Way::stream);
-    if (sums == SumsOf::floats && !source.row_floats) stream_ = nullptr;
-    part_ = strip(false, accumulate ? Way::add : Way::store);
-    if (!store_)
-      throw Error(ErrorKind::argument, std::string(sums == SumsOf::integers ? "int32" : "float") +
-                                           " sums can't be unpacked into " + name_of(target.dtype) +
-                                           ".");
-  }
-
-  SeenInStrips run() {
-    if (target_.column_stride != size_) {
-      scatter();
-      return seen_;
-    }
-    const bool streams = target_.whole_bytes >= kLarge && !accumulate_;
-    if (!streams && source_.is_native && target_.row_stride % kCrowdedPitch == 0)
-      strip_size_ = kCrowdedStrip;
-    const std::int64_t lead = columns_to_line();
-    const bool directly =
-        streams && stream_ && (lead == 0 || (lead > 0 && target_.columns >= kManyLines * line_));
-    const std::int64_t first = directly ? std::min(lead, target_.columns) : 0;
-    const std::int64_t end = first + (target_.columns - first) / line_ * line_;
-    for (std::int64_t row = 0; row < target_.rows; row += kBufferRows) {
-      const std::int64_t rows = std::min(kBufferRows, target_.rows - row);
-      if (first > 0) by_buffer(row, rows, 0, first);
-      for (std::int64_t r = row; r < row + rows; r += strip_size_.rows) {
-        const std::int64_t some = std::min(strip_size_.rows, row + rows - r);
-        if (streams && !directly)
-          by_lines(r, some, end);
-        else
-          straight(directly ? stream_ : store_, r, some, first, end);
-      }
-      if (end < target_.columns) by_buffer(row, rows, end, target_.columns - end);
-    }
-    if (streams) unpackers_.finish_streaming();
-    return seen_;
-  }
-
- private:
-  std::byte* at(std::int64_t row, std::int64_t column) const {
-    return static_cast<std::byte*>(target_.data) + row * target_.row_stride +
-           column * target_.column_stride;
-  }
-
-  /// How many columns lie before the first whole line of the target, if that is the same in all
-  /// rows and strips can begin there; else -1.
-  std::int64_t columns_to_line() const {
-    const auto over = std::ptrdiff_t(reinterpret_cast<std::uintptr_t>(at(0, 0)) % kLineBytes);
-    const std::ptrdiff_t lead = over == 0 ? 0 : kLineBytes - over;
-    const bool same = target_.rows == 1 || target_.row_stride % kLineBytes == 0;
-    return same && lead % (4 * size_) == 0 ? lead / size_ : -1;
-  }
-
-  Strip strip_at(std::int64_t row, std::int64_t rows, std::int64_t column,
-                 std::int64_t lines) const {
-    const std::ptrdiff_t first = row * source_.row_step + column / 4 * source_.group_step;
-    return {.main = source_.main + first,
-            .a_low = source_.a_low ? source_.a_low + first : nullptr,
-            .b_low = source_.b_low ? source_.b_low + first : nullptr,
-            .row_step = source_.row_step,
-            .group_step = source_.group_step,
-            .of_rows = source_.of_rows + std::size_t(row) * source_.row_size,
-            .of_columns = source_.of_columns + std::size_t(column) * source_.column_size,
-            .row_floats = source_.row_floats ? source_.row_floats + row : nullptr,
-            .column_floats = source_.row_floats ? source_.column_floats + column : nullptr,
-            .rows = rows,
-            .lines = lines};
-  }
-
-  /// Whole lines, from column `first` to `end`.
-  void straight(UnpackStrip unpack, std::int64_t row, std::int64_t rows, std::int64_t first,
-                std::int64_t end) {
-    for (std::int64_t column = first; column < end; column += strip_size_.lines * line_) {
-      Strip strip =
-          strip_at(row, rows, column, std::min(strip_size_.lines, (end - column) / line_));
-      strip.to = at(row, column);
-      strip.pitch = target_.row_stride;
-      unpack(strip, seen_);
-    }
-  }
-
-  // Rows of the target begin anywhere in a line, and only whole lines can be streamed. So strips go
-  // to a buffer in L1 whose rows have room in front for the bytes that the strip before left over.
-  void by_lines(std::int64_t row, std::int64_t rows, std::int64_t end) {
-    if (end == 0) return;
-    const std::ptrdiff_t pitch = kLineBytes + strip_size_.lines * kLineBytes;
-    alignas(kLineBytes) std::byte buffer[kNativeStrip.rows * (1 + kNativeStrip.lines) * kLineBytes];
-    static_assert(kNormalStrip.rows * (1 + kNormalStrip.lines) * kLineBytes <= sizeof buffer);
-    for (std::int64_t column = 0; column < end; column += strip_size_.lines * line_) {
-      Strip strip =
-          strip_at(row, rows, column, std::min(strip_size_.lines, (end - column) / line_));
-      strip.to = buffer + kLineBytes;
-      strip.pitch = pitch;
-      store_(strip, seen_);
-      unpackers_.flush(strip.to, pitch, at(row, column), target_.row_stride, rows, strip.lines,
-                       column == 0);
-    }
-    for (std::int64_t r = 0; r < rows; ++r) {
-      std::byte* const to = at(row + r, end);
-      const auto over = std::ptrdiff_t(reinterpret_cast<std::uintptr_t>(to) % kLineBytes);
-      std::memcpy(to - over, buffer + r * pitch + kLineBytes - over, std::size_t(over));
-    }
-  }
-
-  /// In the order in which the target lies in memory.
-  void scatter() {
-    const std::int64_t width = kBufferLines * line_;
-    const auto strip = [&](std::int64_t row, std::int64_t column) {
-      by_buffer(row, std::min(kBufferRows, target_.rows - row), column,
-                std::min(width, target_.columns - column));
-    };
-    if (std::abs(target_.row_stride) < std::abs(target_.column_stride)) {
-      for (std::int64_t column = 0; column < target_.columns; column += width)
-        for (std::int64_t row = 0; row < target_.rows; row += kBufferRows) strip(row, column);
-    } else {
-      for (std::int64_t row = 0; row < target_.rows; row += kBufferRows)
-        for (std::int64_t column = 0; column < target_.columns; column += width) strip(row, column);
-    }
-  }
-
-  /// Any columns, at most a strip's. What lies beside them in the buffer is undefined.
-  void by_buffer(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
-    constexpr std::ptrdiff_t kPitch = kBufferLines * kLineBytes;
-    alignas(kLineBytes) std::byte buffer[kBufferRows * kPitch];
-    if (accumulate_)
-      move<false>(std::size_t(size_), at(row, column), target_.row_stride, target_.column_stride,
-                  buffer, kPitch, rows, columns);
-    const std::int64_t lines = columns / line_, rest = columns % line_;
-    if (lines > 0) {
-      Strip strip = strip_at(row, rows, column, lines);
-      strip.to = buffer;
-      strip.pitch = kPitch;
-      store_(strip, seen_);
-    }
-    if (rest > 0)
-      part_of_line(row, rows, column + lines * line_, rest, buffer + lines * kLineBytes, kPitch);
-    move<true>(std::size_t(size_), at(row, column), target_.row_stride, target_.column_stride,
-               buffer, kPitch, rows, columns);
-  }
-
-  /// The last columns, as a line that zeros make whole, so that nothing beside the target counts.
-  void part_of_line(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns,
-                    std::byte* to, std::ptrdiff_t pitch) {
-    std::uint32_t sums[3][kBufferRows * kMostColumns];
-    alignas(double) std::byte of_columns[kMostColumns * sizeof(double)] = {};
-    Strip strip = strip_at(row, rows, column, 1);
-    if (source_.column_size > 0) {
-      std::memcpy(of_columns, strip.of_columns, std::size_t(columns) * source_.column_size);
-      strip.of_columns = of_columns;
-    }
-    strip.row_floats = nullptr;
-    const std::uint32_t** const surfaces[] = {&strip.main, &strip.a_low, &strip.b_low};
-    for (int i = 0; i < 3; ++i) {
-      if (!*surfaces[i]) continue;
-      for (std::int64_t r = 0; r < rows; ++r) {
-        std::uint32_t* const line = sums[i] + r * line_;
-        std::fill_n(line, line_, 0u);
-        for (std::int64_t c = 0; c < columns; c += 4)
-          std::memcpy(line + c, *surfaces[i] + r * source_.row_step + c / 4 * source_.group_step,
-                      std::size_t(std::min<std::int64_t>(4, columns - c)) * sizeof *line);
-      }
-      *surfaces[i] = sums[i];
-    }
-    strip.row_step = line_;
-    strip.group_step = 4;
-    strip.to = to;
-    strip.pitch = pitch;
-    part_(strip, seen_);
-  }
-
-  const Source& source_;
-  const Target& target_;
-  const bool accumulate_;
-  const std::ptrdiff_t size_;
-  const std::int64_t line_;  // columns
-  StripSize strip_size_;
-  const Unpackers& unpackers_;
-  UnpackStrip store_, stream_,
-      part_;  // of whole lines, stored or added; streamed; of row-major parts
-  SeenInStrips seen_;
-};
+constexpr std::int32_t kNoOffsets[kMostStripColumns] = {};
 
 bool all_zero(const std::uint32_t (&any)[SeenInStrips::kLanes], std::uint32_t mask) {
   std::uint32_t all = 0;
@@ -345,91 +63,163 @@ bool make_ordinary(const double* row_scales, std::int64_t rows, const double* co
          *row_most * *column_most <= 0x1p96;
 }
 
-Unpacked unpack(SumsOf sums, const void* main, const void* a_low, const void* b_low,
-                const Surface& surface, const double* row_scales, const double* column_scales,
-                bool accumulate, const Target& target) {
-  if (target.rows == 0 || target.columns == 0) return {};
-  const bool native = surface.layout == Layout::native;
-  if (sums == SumsOf::quantized && target.dtype == DType::float32 && !accumulate &&
-      make_ordinary(row_scales, target.rows, column_scales, target.columns))
-    sums = SumsOf::ordinary;
-  std::optional<Powers> rows, columns;
-  if (sums == SumsOf::floats && target.dtype == DType::float32) {
-    rows.emplace(row_scales, target.rows);
-    columns.emplace(column_scales, target.columns);
+/// Floats, or int32 of quantised operands, with their scales.
+class ScaledSums {
+ public:
+  /// For a target of that size and type, or parts of it.
+  ScaledSums(SumsOf sums, const void* main, const void* a_low, const void* b_low,
+             const Surface& surface, const double* row_scales, const double* column_scales,
+             bool accumulate, std::int64_t rows, std::int64_t columns, DType target)
+      : sums_(sums), accumulate_(accumulate) {
+    const bool is_native = surface.layout == Layout::native;
+    if (rows == 0 || columns == 0) return;
+    if (sums == SumsOf::quantized && target == DType::float32 && !accumulate &&
+        make_ordinary(row_scales, rows, column_scales, columns))
+      sums_ = SumsOf::ordinary;
+    if (sums == SumsOf::floats && target == DType::float32) {
+      rows_.emplace(row_scales, rows);
+      columns_.emplace(column_scales, columns);
+    }
+    const bool powers = rows_ && rows_->make_floats_with(*columns_);
+    source_ = {.main = static_cast<const std::uint32_t*>(main),
+               .a_low = static_cast<const std::uint32_t*>(a_low),
+               .b_low = static_cast<const std::uint32_t*>(b_low),
+               .is_native = is_native,
+               .row_step = is_native ? 4 : surface.columns,
+               .group_step = is_native ? 4 * surface.rows : 4,
+               .of_rows = reinterpret_cast<const std::byte*>(row_scales),
+               .of_columns = reinterpret_cast<const std::byte*>(column_scales),
+               .row_size = sizeof(double),
+               .column_size = sizeof(double),
+               .row_floats = powers ? rows_->floats() : nullptr,
+               .column_floats = powers ? columns_->floats() : nullptr};
   }
-  const bool powers = rows && rows->make_floats_with(*columns);
-  const Source source{.main = static_cast<const std::uint32_t*>(main),
-                      .a_low = static_cast<const std::uint32_t*>(a_low),
-                      .b_low = static_cast<const std::uint32_t*>(b_low),
-                      .is_native = native,
-                      .row_step = native ? 4 : surface.columns,
-                      .group_step = native ? 4 * surface.rows : 4,
-                      .of_rows = reinterpret_cast<const std::byte*>(row_scales),
-                      .of_columns = reinterpret_cast<const std::byte*>(column_scales),
-                      .row_size = sizeof(double),
-                      .column_size = sizeof(double),
-                      .row_floats = powers ? rows->floats() : nullptr,
-                      .column_floats = powers ? columns->floats() : nullptr};
-  const SeenInStrips seen = Unpacking(source, sums, accumulate, target).run();
-  constexpr std::uint32_t kInfinity = 0x7f800000u;
-  const std::uint32_t largest = *std::max_element(seen.largest, std::end(seen.largest));
-  // Floats of -0 are zeros, too.
-  const bool integers = sums == SumsOf::quantized || sums == SumsOf::ordinary;
-  const std::uint32_t mask = integers ? ~0u : 0x7fffffffu;
-  return {.finite = largest < kInfinity,
-          .underflow = seen.underflow,
-          .main_zero = all_zero(seen.main, mask),
-          .a_low_zero = all_zero(seen.a_low, mask),
-          .b_low_zero = all_zero(seen.b_low, mask)};
+
+  /// The part that begins at this row and column, a multiple of 4.
+  void unpack(std::int64_t row, std::int64_t column, const Target& target) {
+    unpack_target(source_.from(row, column), sums_, accumulate_, target, seen_);
+  }
+
+  /// Of all parts so far.
+  Unpacked seen() const {
+    constexpr std::uint32_t kInfinity = 0x7f800000u;
+    const std::uint32_t largest = *std::max_element(seen_.largest, std::end(seen_.largest));
+    // Floats of -0 are zeros, too.
+    const bool integers = sums_ == SumsOf::quantized || sums_ == SumsOf::ordinary;
+    const std::uint32_t mask = integers ? ~0u : 0x7fffffffu;
+    return {.finite = largest < kInfinity,
+            .underflow = seen_.underflow,
+            .main_zero = all_zero(seen_.main, mask),
+            .a_low_zero = all_zero(seen_.a_low, mask),
+            .b_low_zero = all_zero(seen_.b_low, mask)};
+  }
+
+ private:
+  SumsOf sums_;
+  bool accumulate_;
+  std::optional<Powers> rows_, columns_;
+  SumSource source_ = {};
+  SeenInStrips seen_;
+};
+
+SumsOf kind_of(const FloatSums& sums) {
+  return sums.a_low || sums.b_low ? SumsOf::floats_in_parts : SumsOf::floats;
+}
+
+Unpacked unpack(ScaledSums sums, const Target& target) {
+  if (target.rows > 0 && target.columns > 0) sums.unpack(0, 0, target);
+  return sums.seen();
+}
+
+// A part of the sums that stays in L1 until it is finished.
+constexpr std::int64_t kPartRows = 32, kPartBytes = 1024;
+
+Finished finish_parts(ScaledSums sums, DType sums_type, const Epilogue& epilogue,
+                      const Target& target) {
+  alignas(64) std::byte buffer[kPartRows * kPartBytes];
+  const std::int64_t size = sums_type == DType::float64 ? 8 : 4;
+  Rounded rounded;
+  for (std::int64_t row = 0; row < target.rows; row += kPartRows) {
+    for (std::int64_t column = 0; column < target.columns; column += kPartBytes / size) {
+      const std::int64_t rows = std::min(kPartRows, target.rows - row);
+      const std::int64_t columns = std::min(kPartBytes / size, target.columns - column);
+      sums.unpack(row, column,
+                  {.data = buffer,
+                   .row_stride = columns * size,
+                   .column_stride = size,
+                   .dtype = sums_type,
+                   .rows = rows,
+                   .columns = columns});
+      Epilogue part = epilogue;
+      if (part.bias) part.bias += column;
+      Target to = target;
+      to.data = static_cast<std::byte*>(target.data) + row * target.row_stride +
+                column * target.column_stride;
+      to.rows = rows;
+      to.columns = columns;
+      const Rounded now = finish(buffer, sums_type, part, to);
+      rounded.overflow |= now.overflow;
+      rounded.underflow |= now.underflow;
+    }
+  }
+  return {sums.seen(), rounded};
 }
 
 }  // namespace
 
-const Unpackers& unpackers_for(Isa isa) {
-#if defined(__x86_64__)
-  if (isa == Isa::avx512) return kAvx512Unpackers;
-  if (isa == Isa::avx2) return kAvx2Unpackers;
-#endif
-  (void)isa;
-  return kPortableUnpackers;
-}
-
 Unpacked unpack_integers(const std::int32_t* sums, const Surface& surface,
                          const std::int32_t* row_offsets, const std::int32_t* column_offsets,
                          bool accumulate, const Target& target) {
-  const bool native = surface.layout == Layout::native;
+  const bool is_native = surface.layout == Layout::native;
   const auto bytes = [](const std::int32_t* offsets) {
     return reinterpret_cast<const std::byte*>(offsets ? offsets : kNoOffsets);
   };
-  const Source source{.main = reinterpret_cast<const std::uint32_t*>(sums),
-                      .a_low = nullptr,
-                      .b_low = nullptr,
-                      .is_native = native,
-                      .row_step = native ? 4 : surface.columns,
-                      .group_step = native ? 4 * surface.rows : 4,
-                      .of_rows = bytes(row_offsets),
-                      .of_columns = bytes(column_offsets),
-                      .row_size = row_offsets ? sizeof(std::int32_t) : 0,
-                      .column_size = column_offsets ? sizeof(std::int32_t) : 0,
-                      .row_floats = nullptr,
-                      .column_floats = nullptr};
-  const SeenInStrips seen = Unpacking(source, SumsOf::integers, accumulate, target).run();
+  const SumSource source{.main = reinterpret_cast<const std::uint32_t*>(sums),
+                         .a_low = nullptr,
+                         .b_low = nullptr,
+                         .is_native = is_native,
+                         .row_step = is_native ? 4 : surface.columns,
+                         .group_step = is_native ? 4 * surface.rows : 4,
+                         .of_rows = bytes(row_offsets),
+                         .of_columns = bytes(column_offsets),
+                         .row_size = row_offsets ? sizeof(std::int32_t) : 0,
+                         .column_size = column_offsets ? sizeof(std::int32_t) : 0,
+                         .row_floats = nullptr,
+                         .column_floats = nullptr};
+  SeenInStrips seen;
+  unpack_target(source, SumsOf::integers, accumulate, target, seen);
   return {.main_zero = all_zero(seen.main, ~0u)};
 }
 
 Unpacked unpack_floats(const FloatSums& sums, const Surface& surface, const double* row_scales,
                        const double* column_scales, bool accumulate, const Target& target) {
-  const bool in_parts = sums.a_low || sums.b_low;
-  return unpack(in_parts ? SumsOf::floats_in_parts : SumsOf::floats, sums.main, sums.a_low,
-                sums.b_low, surface, row_scales, column_scales, accumulate, target);
+  return unpack({kind_of(sums), sums.main, sums.a_low, sums.b_low, surface, row_scales,
+                 column_scales, accumulate, target.rows, target.columns, target.dtype},
+                target);
 }
 
 Unpacked unpack_quantized(const std::int32_t* sums, const Surface& surface,
                           const double* row_scales, const double* column_scales, bool accumulate,
                           const Target& target) {
-  return unpack(SumsOf::quantized, sums, nullptr, nullptr, surface, row_scales, column_scales,
-                accumulate, target);
+  return unpack({SumsOf::quantized, sums, nullptr, nullptr, surface, row_scales, column_scales,
+                 accumulate, target.rows, target.columns, target.dtype},
+                target);
+}
+
+Finished finish_floats(const FloatSums& sums, const Surface& surface, const double* row_scales,
+                       const double* column_scales, DType sums_type, const Epilogue& epilogue,
+                       const Target& target) {
+  return finish_parts({kind_of(sums), sums.main, sums.a_low, sums.b_low, surface, row_scales,
+                       column_scales, false, target.rows, target.columns, sums_type},
+                      sums_type, epilogue, target);
+}
+
+Finished finish_quantized(const std::int32_t* sums, const Surface& surface,
+                          const double* row_scales, const double* column_scales, DType sums_type,
+                          const Epilogue& epilogue, const Target& target) {
+  return finish_parts({SumsOf::quantized, sums, nullptr, nullptr, surface, row_scales,
+                       column_scales, false, target.rows, target.columns, sums_type},
+                      sums_type, epilogue, target);
 }
 
 }  // namespace npublas

@@ -14,6 +14,8 @@
 namespace npublas {
 
 inline constexpr std::int64_t kLineBytes = 64;
+/// Of a strip, at most.
+inline constexpr std::int64_t kMostStripColumns = 2048;
 
 /// Element (row, column) of the surfaces is at `row * row_step + column / 4 * group_step +
 /// column % 4`, which both layouts are.

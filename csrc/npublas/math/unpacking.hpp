@@ -1,0 +1,43 @@
+// # Unpacking one target
+// What unpack.cpp says in whole surfaces is done here, in strips (unpackers.hpp), each in the
+// simplest way there is for it: straight into the target, stored or streamed; into a buffer in L1
+// that is streamed; or into one whose elements are put to where they belong.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "npublas/math/unpack.hpp"
+#include "npublas/math/unpackers.hpp"
+
+namespace npublas {
+
+/// Where sums come from, and what goes with their rows and columns.
+struct SumSource {
+  const std::uint32_t *main, *a_low, *b_low;
+  bool is_native;
+  std::ptrdiff_t row_step, group_step;
+  const std::byte *of_rows, *of_columns;    // int32 or double
+  std::size_t row_size, column_size;        // of these; 0: the same for all
+  const float *row_floats, *column_floats;  // see Strip
+
+  /// The same from another row and column on, which is a multiple of 4.
+  SumSource from(std::int64_t row, std::int64_t column) const {
+    const std::ptrdiff_t first = row * row_step + column / 4 * group_step;
+    SumSource source = *this;
+    source.main += first;
+    if (a_low) source.a_low += first;
+    if (b_low) source.b_low += first;
+    source.of_rows += std::size_t(row) * row_size;
+    source.of_columns += std::size_t(column) * column_size;
+    if (row_floats) source.row_floats += row;
+    if (column_floats) source.column_floats += column;
+    return source;
+  }
+};
+
+/// Stores, or adds (`accumulate`). An Error(argument) if the target's type takes no such sums.
+void unpack_target(const SumSource& source, SumsOf sums, bool accumulate, const Target& target,
+                   SeenInStrips& seen);
+
+}  // namespace npublas
