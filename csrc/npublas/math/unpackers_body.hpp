@@ -177,7 +177,7 @@ template <SumsOf sums, typename T, bool is_native, Way way>
         else
           sum = widen_float(main);
         if constexpr (sums == SumsOf::floats_in_parts) {
-          Doubles low = broadcast(0.0);
+          Doubles low = broadcast(-0.0);  // which adds nothing, not even a sign
           if (strip.a_low) {
             const Words a_low = load_unit<is_native>(strip.a_low + at, unit, strip.group_step);
             any_a_low |= a_low;

@@ -230,6 +230,9 @@ class Unpacking {
       strip.pitch = kPitch;
       store_(strip, seen_);
     }
+    if (rest > 0 && accumulate_)  // so that nothing that isn't there is seen
+      for (std::int64_t r = 0; r < rows; ++r)
+        std::memset(buffer + r * kPitch + columns * size_, 0, std::size_t((line_ - rest) * size_));
     if (rest > 0)
       part_of_line(row, rows, column + lines * line_, rest, buffer + lines * kLineBytes, kPitch);
     move<true>(std::size_t(size_), at(row, column), target_.row_stride, target_.column_stride,
