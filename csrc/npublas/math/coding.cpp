@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "npublas/base/half.hpp"
-#include "npublas/math/pack.hpp"
+#include "npublas/math/scaling.hpp"
 
 namespace npublas {
 namespace {
@@ -47,17 +47,35 @@ void scale_lane(float* values, std::int64_t width, float first, float second) {
   for (std::int64_t d = 0; d < width; ++d) values[d] = values[d] * first * second;
 }
 
-std::int64_t count_vanishing(const void* from, std::int64_t size, int exponent) {
+std::int64_t count_vanishing(const std::byte* from, std::int64_t stride, std::int64_t size,
+                             int exponent) {
   if (exponent >= 0) return 0;  // what was subnormal stays exact, and gets larger
   const auto limit = std::bit_cast<std::int32_t>(std::ldexp(1.0f, -126 - exponent));
   std::uint32_t count = 0;
   for (std::int64_t d = 0; d < size; ++d) {
     std::uint32_t bits;
-    std::memcpy(&bits, static_cast<const char*>(from) + 4 * d, sizeof bits);
+    std::memcpy(&bits, from + d * stride, sizeof bits);
     const auto magnitude = std::int32_t(bits & kMagnitude);
     count -= mask_if(magnitude != 0) & mask_if(magnitude < limit);
   }
   return count;
+}
+
+void add_vanishing(std::int64_t vanishing, LaneLoss& loss) {
+  if (vanishing == 0) return;
+  loss.largest = std::max(loss.largest, 0x1p-126f);
+  const float total = loss.total + float(vanishing) * 0x1p-126f;
+  loss.total = std::nextafter(total, std::numeric_limits<float>::infinity());  // rounded up
+}
+
+int exponent_for(const HalfRange& range) {
+  return exponent_for(std::bit_cast<std::uint32_t>(half_to_float(range.largest)), kTargetOfHalf);
+}
+
+bool has_subnormal(const HalfRange& range, int exponent) {
+  if (range.largest == 0) return false;
+  const float smallest = half_to_float(std::uint16_t(range.smallest_less_one + 1));
+  return std::ldexp(smallest, exponent) < 0x1p-14f;
 }
 
 void halve_lane(const float* values, std::int64_t width, std::uint16_t* halves) {

@@ -4,8 +4,10 @@
 // that g++ 12 vectorises them for every x86-64 and aarch64.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
+#include "npublas/math/pack.hpp"
 #include "npublas/math/packers.hpp"
 
 namespace npublas {
@@ -21,9 +23,19 @@ int exponent_for(std::uint32_t magnitude, int target);
 /// Multiplies by first and then by second.
 void scale_lane(float* values, std::int64_t width, float first, float second);
 
-/// How many of `size` floats, which need not be aligned, aren't zero, and are below the normal
-/// floats once they are multiplied by 2^exponent: scaling rounds them, or makes zeros of them.
-std::int64_t count_vanishing(const void* from, std::int64_t size, int exponent);
+/// How many of `size` floats, `stride` bytes apart and not aligned, aren't zero, and are below the
+/// normal floats once they are multiplied by 2^exponent: scaling rounds them, or makes zeros of
+/// them.
+std::int64_t count_vanishing(const std::byte* from, std::int64_t stride, std::int64_t size,
+                             int exponent);
+/// What `split` loses by so many of them, before it sees them.
+void add_vanishing(std::int64_t vanishing, LaneLoss& loss);
+
+/// The power of two that brings a float16 lane to the top of float16's range; 0 if it has only
+/// zeros, or NaN or infinity.
+int exponent_for(const HalfRange& range);
+/// Whether an element is a subnormal float16 after that.
+bool has_subnormal(const HalfRange& range, int exponent);
 
 /// Rounds to float16.
 void halve_lane(const float* values, std::int64_t width, std::uint16_t* halves);

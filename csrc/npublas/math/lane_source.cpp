@@ -11,42 +11,11 @@ namespace npublas {
 namespace {
 
 constexpr std::int64_t kLine = 64;
-// Half of the L2 cache of a Cortex-A76 of the RK3588. 64 lanes are four lines of a row of float32:
-// rows are often a power of two apart, so that each takes the same few sets of a cache, and it pays
-// to take much from each.
-constexpr std::int64_t kGatheredBytes = 288 * 1024;
-constexpr std::int64_t kMostOfRow = 256;  // bytes
+// Half of the L2 cache of a Cortex-A76 of the RK3588.
+constexpr std::int64_t kGatheredBytes = 256 * 1024;
+constexpr std::int64_t kMost = 64;  // lanes
 // What is asked of memory before it is needed.
 constexpr std::int64_t kAhead = 8 * 1024;
-
-std::int64_t size_of(DType dtype) {
-  switch (dtype) {
-    case DType::float64:
-      return 8;
-    case DType::float32:
-      return 4;
-    case DType::float16:
-    case DType::bfloat16:
-      return 2;
-    default:
-      return 1;
-  }
-}
-
-Packers::Transpose transpose_of(const Packers& packers, DType dtype, bool widens) {
-  switch (dtype) {
-    case DType::float64:
-      return packers.transpose_float64;
-    case DType::float32:
-      return packers.transpose_float32;
-    case DType::bfloat16:
-      return packers.transpose_bfloat16;
-    case DType::float16:
-      return widens ? packers.transpose_float16 : packers.transpose_halves;
-    default:
-      return packers.transpose_bytes;
-  }
-}
 
 /// Calls `copy(from, to)` for each element of some lanes, the smaller steps innermost.
 template <typename Copy>
@@ -77,6 +46,20 @@ auto converted(Convert convert) {
 
 }  // namespace
 
+std::int64_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::float64:
+      return 8;
+    case DType::float32:
+      return 4;
+    case DType::float16:
+    case DType::bfloat16:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
 std::byte* Scratch::at_least(std::int64_t bytes) {
   if (bytes > bytes_) {
     memory_.reset();
@@ -97,15 +80,11 @@ LaneSource::LaneSource(const Lanes& lanes, As as, std::int64_t group, const Pack
   const std::int64_t from = size_of(lanes.dtype);
   const bool widens = as == As::float32 && lanes.dtype != DType::float32;
   size_ = as == As::float32 ? 4 : from;
-  if (lanes.depth_stride == from)
-    way_ = widens ? Way::widened : Way::direct;
-  else
-    way_ = lanes.lane_stride == from ? Way::transposed : Way::one_by_one;
+  way_ = lanes.depth_stride != from ? Way::one_by_one : widens ? Way::widened : Way::direct;
   lanes_ahead_ = ceil_div(kAhead, std::max<std::int64_t>(lanes.depth * from, 1));
   // A line more than a lane, because lanes a power of two apart would share the sets of a cache.
   pitch_ = round_up(lanes.depth * size_, 2 * kLine) + kLine;
-  together_ = std::clamp(kGatheredBytes / pitch_ / group * group, group,
-                         kMostOfRow / std::min<std::int64_t>(from, 4));
+  together_ = std::clamp(kGatheredBytes / pitch_ / group * group, group, kMost);
   thread_local Scratch scratch;
   if (way_ != Way::direct)
     buffer_ = scratch.at_least(way_ == Way::widened ? pitch_ : together_ * pitch_);
@@ -113,13 +92,7 @@ LaneSource::LaneSource(const Lanes& lanes, As as, std::int64_t group, const Pack
 
 void LaneSource::gather(std::int64_t first, std::int64_t count) {
   first_ = first;
-  const std::byte* const from = source(first);
-  if (way_ == Way::transposed) {
-    const auto transpose = transpose_of(packers_, lanes_.dtype, as_ == As::float32);
-    transpose(from, lanes_.depth_stride, lanes_.depth, count, buffer_, pitch_);
-  } else if (way_ == Way::one_by_one) {
-    gather_one_by_one(from, count);
-  }
+  if (way_ == Way::one_by_one) gather_one_by_one(source(first), count);
 }
 
 void LaneSource::gather_one_by_one(const std::byte* from, std::int64_t count) {

@@ -1,8 +1,8 @@
 // # Lanes as they are coded
 // The caller's lanes, contiguous, as the codings read them: float32, or float16 and bytes as they
-// are. Where they are that already, nothing is copied. Rows in which lanes are neighbours (a
-// row-major B) are transposed, a few lines of each row at a time; whatever else there is is read
-// one element after the other.
+// are. Where they are that already, nothing is copied; whatever has other strides is read one
+// element after the other. (Rows in which lanes are neighbours have a way of their own,
+// pack_rows.hpp, but for NaN and infinity.)
 #pragma once
 
 #include <cstddef>
@@ -28,6 +28,9 @@ class Scratch {
   std::int64_t bytes_ = 0;
 };
 
+/// Bytes of an element that is packed.
+std::int64_t size_of(DType dtype);
+
 class LaneSource {
  public:
   /// As what the lanes are read: `float32` of any float, or as they are.
@@ -36,7 +39,7 @@ class LaneSource {
   /// They are asked for in groups of `group`.
   LaneSource(const Lanes& lanes, As as, std::int64_t group, const Packers& packers);
 
-  /// So many lanes are gathered together: what L2 holds, and whole lines of each row.
+  /// So many lanes are gathered together: what L2 holds.
   std::int64_t together() const { return together_; }
 
   /// Makes `count` lanes from `first` on available.
@@ -48,7 +51,7 @@ class LaneSource {
   const std::byte* ahead(std::int64_t lane) const;
 
  private:
-  enum class Way : std::uint8_t { direct, widened, transposed, one_by_one };
+  enum class Way : std::uint8_t { direct, widened, one_by_one };
 
   const std::byte* source(std::int64_t lane) const {
     return static_cast<const std::byte*>(lanes_.data) + lane * lanes_.lane_stride;

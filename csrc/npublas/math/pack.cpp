@@ -1,100 +1,40 @@
 #include "npublas/math/pack.hpp"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
 #include <string>
 
 #include "npublas/base/error.hpp"
-#include "npublas/base/half.hpp"
 #include "npublas/base/integers.hpp"
 #include "npublas/math/coding.hpp"
 #include "npublas/math/lane_source.hpp"
+#include "npublas/math/pack_rows.hpp"
+#include "npublas/math/packed_surface.hpp"
 #include "npublas/math/packers.hpp"
+#include "npublas/math/scaling.hpp"
 
 namespace npublas {
 namespace {
 
-// A lane's largest magnitude is scaled into [2^14, 2^15), so that rounding to float16 can't
-// overflow. A float16 lane isn't rounded and goes one binade higher: it is then never scaled down,
-// so that no element loses a bit. (Its low parts, if it is split, are what was subnormal.)
-constexpr int kTarget = 14;
-constexpr int kTargetOfHalf = 15;
-
-constexpr std::int64_t kLine = 64;
-// So many lanes of A are coded before they are written: lines that are neighbours on the surface,
-// while the lanes of a row-major source stay in the L1 cache.
-constexpr std::int64_t kLanesOfA = 16;
-constexpr std::int64_t kMostLanes = 32;  // of a block of B
 // Surfaces larger than this are written past the cache. The CPU doesn't read them again, and the
 // runtime's sync would only have to flush them.
 constexpr std::int64_t kStreamed = 64 * 1024;
+constexpr std::int64_t kLine = 64;
 
 constexpr Element element_of(Coding coding) {
   return coding == Coding::half || coding == Coding::split ? Element::float16 : Element::int8;
 }
 
-/// Lanes that are written together, each contiguous.
-using Group = std::array<const std::byte*, kMostLanes>;
-
-/// Where the pieces of lanes go, and how.
-struct Surface {
-  Element element;
-  bool is_a;
-  Layout layout;
-  std::int64_t lanes, depth;
-  bool streams;
-
-  std::int64_t bytes(std::int64_t elements) const {
-    return std::int64_t(bytes_of(element, std::size_t(elements)));
-  }
-  std::int64_t lanes_together() const { return is_a ? kLanesOfA : layout::b_columns(element); }
-
-  std::int64_t at(std::int64_t lane, std::int64_t d) const {
-    return bytes(std::int64_t(is_a ? layout::a_at(layout, element, lane, d, lanes, depth)
-                                   : layout::b_at(element, d, lane, depth)));
-  }
-
-  /// Writes `width` elements, a multiple of 32, of `count` lanes from `first` on, at depth `d`.
-  void put(const Packers& packers, const Group& group, std::int64_t first, std::int64_t count,
-           std::int64_t d, std::int64_t width, std::uint8_t turned, std::byte* to) const {
-    if (width == 0 || count == 0) return;
-    std::byte* const out = to + at(first, d);
-    if (layout == Layout::normal) {
-      const std::int64_t lines = bytes(width) / kLine, rest = bytes(width) % kLine / 32;
-      for (std::int64_t i = 0; i < count; ++i) {
-        std::byte* const row = out + i * bytes(depth);
-        packers.scatter_64(&group[std::size_t(i)], 1, lines, row, kLine, turned,
-                           may_stream(row, kLine));
-        const std::byte* const last = group[std::size_t(i)] + lines * kLine;
-        packers.scatter_32(&last, 1, rest, row + lines * kLine, kLine, turned, false);
-      }
-      return;
-    }
-    const std::int64_t piece = is_a ? 16 : bytes(layout::kBDepth);
-    const std::int64_t stride = is_a ? 16 * lanes : layout::b_columns(element) * piece;
-    const auto scatter = piece == 16   ? packers.scatter_16
-                         : piece == 32 ? packers.scatter_32
-                                       : packers.scatter_64;
-    scatter(group.data(), count, bytes(width) / piece, out, stride, turned,
-            may_stream(out, stride));
-  }
-
- private:
-  bool may_stream(const std::byte* to, std::int64_t stride) const {
-    return streams && reinterpret_cast<std::uintptr_t>(to) % kLine == 0 && stride % kLine == 0;
-  }
-};
-
 /// One tile on its way: its lanes in groups, coded and written.
 class Tile {
  public:
-  Tile(const Lanes& source, const Surface& surface, const LaneNotes& notes)
+  Tile(const Lanes& source, const PackedSurface& surface, const Packers& packers,
+       const LaneNotes& notes)
       : source_(source),
         surface_(surface),
         notes_(notes),
-        packers_(packers_in_use()),
+        packers_(packers),
         width_(round_up(source.depth, kDepthStep)) {
     thread_local Scratch coded, zeros;
     pitch_ = surface.bytes(width_) + kLine;
@@ -124,9 +64,7 @@ class Tile {
     clear_below(first, count, to);
   }
   void clear_below(std::int64_t first, std::int64_t count, std::byte* to) {
-    Group none;
-    none.fill(zeros_);
-    surface_.put(packers_, none, first, count, width_, surface_.depth - width_, 0, to);
+    surface_.clear(packers_, zeros_, first, count, width_, surface_.depth - width_, to);
   }
 
   // Where the i-th lane of a group is coded.
@@ -146,7 +84,7 @@ class Tile {
   }
 
   const Lanes& source_;
-  const Surface& surface_;
+  const PackedSurface& surface_;
   const LaneNotes& notes_;
   const Packers& packers_;
   const std::int64_t width_;  // of a coded lane
@@ -194,15 +132,6 @@ void Tile::for_each_float_lane(std::byte* to, std::byte* low, Code code) {
   });
 }
 
-/// What a power of two is multiplied with as: two factors, because 2^163 is no float32. The second
-/// is 1 unless the first only scales up.
-struct Factors {
-  explicit Factors(int exponent)
-      : first(std::ldexp(1.0f, std::min(exponent, 127))),
-        second(std::ldexp(1.0f, exponent - std::min(exponent, 127))) {}
-  float first, second;
-};
-
 Packed Tile::rounded(std::byte* to) {
   for_each_float_lane(to, nullptr,
                       [&](std::int64_t lane, const std::byte* from, const std::byte* ahead,
@@ -222,20 +151,19 @@ Packed Tile::halves(std::byte* to) {
   const auto code = [&](std::int64_t lane, const std::byte* from, const std::byte* ahead,
                         std::int64_t i) {
     const HalfRange range = packers_.range_of_halves(from, source_.depth);
-    const float largest = half_to_float(range.largest);
-    packed_.finite &= std::isfinite(largest);
+    const bool finite = range.largest < 0x7c00;
+    packed_.finite &= finite;
     packed_.zero &= range.largest == 0;
-    const int exponent = exponent_for(std::bit_cast<std::uint32_t>(largest), kTargetOfHalf);
-    const float power = std::ldexp(1.0f, exponent);
-    if (range.largest != 0 && half_to_float(range.smallest_less_one + 1u) * power < 0x1p-14f)
-      packed_.subnormal = true;
+    const int exponent = exponent_for(range);
+    packed_.subnormal |= has_subnormal(range, exponent);
     note_scale(lane, std::ldexp(1.0, -exponent));
-    if (exponent == 0 && source_.depth == width_ && std::isfinite(largest)) {
+    if (exponent == 0 && source_.depth == width_ && finite) {
       group[std::size_t(i)] = from;
       return;
     }
-    packers_for(std::bit_cast<std::uint32_t>(largest))
-        .scale_halves(from, source_.depth, power, coded<std::uint16_t>(i), ahead);
+    (finite ? packers_ : kPortablePackers)
+        .scale_halves(from, source_.depth, std::ldexp(1.0f, exponent), coded<std::uint16_t>(i),
+                      ahead);
     group[std::size_t(i)] = coded(i);
   };
   for_each_group(LaneSource::As::as_it_is, code, [&](std::int64_t first, std::int64_t count) {
@@ -247,37 +175,33 @@ Packed Tile::halves(std::byte* to) {
 }
 
 Packed Tile::split(std::byte* high, std::byte* low) {
-  for_each_float_lane(
-      high, low,
-      [&](std::int64_t lane, const std::byte* from, const std::byte* ahead, std::uint32_t largest,
-          std::int64_t i) {
-        const int exponent = exponent_for(largest, kTarget);
-        const Factors factors(exponent);
-        LaneLoss loss;
-        if (std::isfinite(std::bit_cast<float>(largest))) {
-          SplitNote note;
-          packers_.split(from, source_.depth, factors.first, factors.second,
-                         coded<std::uint16_t>(i), coded_low(i), note, ahead);
-          if (note.any_low) packed_.low_zero = false;
-          loss = {.largest = note.largest,
-                  .total = round_up_sum(note.totals),
-                  .size = round_up_sum(note.sizes),
-                  .top = std::ldexp(std::bit_cast<float>(largest), exponent),
-                  .large = note.large};
-          // What scaling made zero of, or rounded, before it was split.
-          const std::int64_t vanishing = count_vanishing(from, source_.depth, exponent);
-          if (vanishing > 0) {
-            loss.largest = std::max(loss.largest, 0x1p-126f);
-            loss.total += float(vanishing) * 0x1p-126f;
-          }
-        } else {  // is not going to be used, but NaN must not look like a number
-          kPortablePackers.halve(from, source_.depth, 1, 1, coded<std::uint16_t>(i), ahead);
-          std::fill_n(coded_low(i), width_, std::uint16_t(0));
-        }
-        packed_.zero &= largest == 0;
-        note_scale(lane, std::ldexp(1.0, -exponent));
-        if (notes_.losses) notes_.losses[lane] = loss;
-      });
+  for_each_float_lane(high, low,
+                      [&](std::int64_t lane, const std::byte* from, const std::byte* ahead,
+                          std::uint32_t largest, std::int64_t i) {
+                        const int exponent = exponent_for(largest, kTarget);
+                        const Factors factors(exponent);
+                        LaneLoss loss;
+                        if (std::isfinite(std::bit_cast<float>(largest))) {
+                          SplitNote note;
+                          packers_.split(from, source_.depth, factors.first, factors.second,
+                                         coded<std::uint16_t>(i), coded_low(i), note, ahead);
+                          if (note.any_low) packed_.low_zero = false;
+                          loss = {.largest = note.largest,
+                                  .total = round_up_sum(note.totals),
+                                  .size = round_up_sum(note.sizes),
+                                  .top = std::ldexp(std::bit_cast<float>(largest), exponent),
+                                  .large = note.large};
+                          // What scaling made zero of, or rounded, before it was split.
+                          add_vanishing(count_vanishing(from, 4, source_.depth, exponent), loss);
+                        } else {  // is not going to be used, but NaN must not look like a number
+                          kPortablePackers.halve(from, source_.depth, 1, 1, coded<std::uint16_t>(i),
+                                                 ahead);
+                          std::fill_n(coded_low(i), width_, std::uint16_t(0));
+                        }
+                        packed_.zero &= largest == 0;
+                        note_scale(lane, std::ldexp(1.0, -exponent));
+                        if (notes_.losses) notes_.losses[lane] = loss;
+                      });
   return packed_;
 }
 
@@ -320,9 +244,7 @@ Packed Tile::bytes(Coding coding, std::byte* to) {
     const std::int64_t real = std::clamp<std::int64_t>(source_.lanes - first, 0, count);
     surface_.put(packers_, group, first, real, 0, whole, turned, to);
     if (rest > 0) surface_.put(packers_, last, first, real, whole, kDepthStep, 0, to);
-    Group none;
-    none.fill(zeros_);
-    surface_.put(packers_, none, first + real, count - real, 0, width_, 0, to);
+    surface_.clear(packers_, zeros_, first + real, count - real, 0, width_, to);
     clear_below(first, count, to);
   });
   packed_.zero = any == 0;
@@ -345,14 +267,20 @@ Packed pack(const Lanes& source, const Packing& packing, bool is_a, Layout layou
   check(source, packing, low);
   const Element element = element_of(packing.coding);
   const bool streams = std::int64_t(bytes_of(element, std::size_t(lanes * depth))) > kStreamed;
-  const Surface to_surface{element, is_a, layout, lanes, depth, streams && !packing.reread};
-  Tile tile(source, to_surface, notes);
+  const PackedSurface target{element, is_a, layout, lanes, depth, streams && !packing.reread};
+  const Packers& packers = packers_in_use();
   auto* const to = static_cast<std::byte*>(surface);
+  auto* const to_low = static_cast<std::byte*>(low);
+  if (lanes_are_neighbours(source, packers)) {
+    const auto packed = pack_rows(source, packing, target, packers, to, to_low, notes);
+    if (packed) return *packed;
+  }
+  Tile tile(source, target, packers, notes);
   switch (packing.coding) {
     case Coding::half:
       return source.dtype == DType::float16 ? tile.halves(to) : tile.rounded(to);
     case Coding::split:
-      return tile.split(to, static_cast<std::byte*>(low));
+      return tile.split(to, to_low);
     case Coding::quantized:
       return tile.quantized(packing, to);
     default:

@@ -2,10 +2,11 @@
 // The loops of packing, once for each set of instructions: one table of functions, which are equal
 // to the bit. `portable` is the specification (coding.hpp); the others come from packers_body.hpp.
 //
-//   transpose   rows in which lanes are neighbours  ->  lanes, each contiguous
-//   widen       a contiguous lane of any float      ->  float32
-//   halve, ...  a contiguous lane                   ->  the same, coded
-//   scatter     coded lanes                         ->  a surface, in whole cache lines
+//   widen            a contiguous lane of any float      ->  float32
+//   halve, ...       a contiguous lane                   ->  the same, coded
+//   scatter          coded lanes                         ->  a surface, in whole cache lines
+//   collect          rows in which lanes are neighbours  ->  a panel that fits the cache
+//   halve_rows, ...  a panel                             ->  a surface
 //
 // `ahead` is what will be read after: as many bytes of it as are read now are asked for meanwhile,
 // since the next lane's memory is nothing that a processor could guess.
@@ -33,20 +34,55 @@ struct HalfRange {
   std::uint16_t largest;
   std::uint16_t smallest_less_one;
 };
+struct HalfRanges {  ///< of 16 lanes
+  std::uint16_t largest[16];
+  std::uint16_t smallest_less_one[16];
+};
 
 struct ByteNote {
   std::int32_t sum;  ///< of the packed bytes
   std::uint8_t any;  ///< all bits of the source
 };
 
-struct Packers {
-  /// Of `depth` rows, `stride` bytes apart, of `lanes` neighbours, to lanes `pitch` bytes apart.
-  /// Writes up to a multiple of 64 bytes of each lane.
-  using Transpose = void (*)(const void* from, std::ptrdiff_t stride, std::int64_t depth,
-                             std::int64_t lanes, void* to, std::int64_t pitch);
-  Transpose transpose_float32, transpose_float16, transpose_bfloat16, transpose_float64;  // float32
-  Transpose transpose_halves, transpose_bytes;  // as they are
+/// A few lanes of rows in which lanes are neighbours, and how they are collected.
+struct Rows {
+  const std::byte* from;  ///< lane 0, depth 0; neighbours have no gaps
+  std::ptrdiff_t stride;  ///< bytes between rows
+  std::int64_t depth, lanes;
+  std::int64_t more;  ///< bytes of each row that are going to be collected after these
+};
 
+/// Collected lanes: blocks of 16, one after the other, each [depth][16], with more rows up to a
+/// multiple of 128 bytes of each coded lane.
+struct Panel {
+  static constexpr std::int64_t kBlock = 16, kMostLanes = 256;
+  const std::byte* data;
+  std::int64_t depth;  ///< of a block, with the padding
+};
+
+/// Where coded lanes go that come from a panel: pieces of `piece` bytes (16, 32 or 64), piece p of
+/// lane i to `to` + p · piece_stride + i · lane_stride. `pieces` of each are written.
+struct Put {
+  std::int64_t piece, count, pieces;
+  std::byte* to;
+  std::int64_t piece_stride, lane_stride;
+  std::uint8_t turned;
+  bool stream;
+  /// Called after every 64 bytes of the lanes: so memory is read while there is computing to do.
+  void (*meanwhile)(void* state);
+  void* state;
+};
+
+/// What `split_rows` notes of 16 lanes; as SplitNote, but with [sum][lane].
+struct SplitNotes {
+  float sizes[16][16];
+  float totals[16][16];
+  float largest[16];
+  std::int32_t large[16];
+  bool any_low;
+};
+
+struct Packers {
   using Widen = void (*)(const void* from, std::int64_t size, float* to, const void* ahead);
   Widen widen_float16, widen_bfloat16, widen_float64;
 
@@ -76,6 +112,31 @@ struct Packers {
                            std::byte* to, std::int64_t piece_stride, std::uint8_t turned,
                            bool stream);
   Scatter scatter_16, scatter_32, scatter_64;
+
+  // What follows has no portable variant (null): the lanes are gathered one by one instead.
+
+  // Rows `begin` to `end` go to a panel, of which `padded` rows are one block. Lanes that lack to a
+  // whole block are zeros.
+
+  /// Floats of any type as float32, and the largest magnitudes of the lanes, as bits, so far.
+  using CollectFloats = void (*)(const Rows& rows, std::int64_t begin, std::int64_t end,
+                                 std::int64_t padded, std::byte* panel, std::uint32_t* largest);
+  CollectFloats collect_float32, collect_float16, collect_bfloat16, collect_float64;
+  /// Float16 as they are.
+  void (*collect_halves)(const Rows& rows, std::int64_t begin, std::int64_t end,
+                         std::int64_t padded, std::byte* panel, HalfRanges* ranges);
+  /// Bytes as they are, and all their bits or'ed. Lanes that lack are `padding`.
+  std::uint8_t (*collect_bytes)(const Rows& rows, std::int64_t begin, std::int64_t end,
+                                std::int64_t padded, std::byte* panel, std::uint8_t padding);
+
+  // Of one or two blocks of a panel, as Put says; factors and scales are one of each lane.
+  void (*halve_rows)(const Panel& panel, const float* first, const float* second, const Put& put);
+  void (*scale_rows)(const Panel& panel, const float* powers, const Put& put);
+  void (*copy_rows_of_halves)(const Panel& panel, const Put& put);
+  void (*split_rows)(const Panel& panel, const float* first, const float* second, const Put& put,
+                     std::byte* low, SplitNotes& notes);
+  std::uint8_t (*quantize_rows)(const Panel& panel, const float* scales, int limit, const Put& put);
+  void (*copy_rows_of_bytes)(const Panel& panel, const Put& put, std::int32_t* sums);
   /// What was streamed is seen by everybody after this.
   void (*fence)();
 };

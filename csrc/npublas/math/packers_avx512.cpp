@@ -80,11 +80,49 @@ inline Vector load_quads(const std::byte* a, const std::byte* b, const std::byte
       _mm512_or_si512(_mm512_cvtepu16_epi32(ab), _mm512_slli_epi32(_mm512_cvtepu16_epi32(cd), 16)));
 }
 
-/// Rounds to float16, and returns what that is.
-inline Vector store_halves(std::uint16_t* to, Vector x) {
-  const __m256i halves = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves);
-  return _mm512_cvtph_ps(halves);
+inline __m256i halves_of(Vector x) {
+  return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline void store_halves(std::uint16_t* to, Vector x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves_of(x));
+}
+/// What rounding to float16 makes of it.
+inline Vector as_half(Vector x) { return _mm512_cvtph_ps(halves_of(x)); }
+/// Words of two float16, the first in the lower half.
+inline Vector pair_of_halves(Vector x, Vector y) {
+  const __m512i low = _mm512_cvtepu16_epi32(halves_of(x));
+  const __m512i high = _mm512_cvtepu16_epi32(halves_of(y));
+  return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+/// Words of four int8, the first in the lowest byte.
+inline Vector quad_of_bytes(const Vector* quotients) {
+  const auto byte = [&](int i) {
+    return _mm512_and_si512(_mm512_cvtps_epi32(quotients[i]), _mm512_set1_epi32(0xff));
+  };
+  const __m512i low = _mm512_or_si512(byte(0), _mm512_slli_epi32(byte(1), 8));
+  const __m512i high = _mm512_or_si512(byte(2), _mm512_slli_epi32(byte(3), 8));
+  return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+inline Vector or_bits(Vector x, Vector y) { return _mm512_or_ps(x, y); }
+inline Vector broadcast_byte(std::uint8_t byte) {
+  return _mm512_castsi512_ps(_mm512_set1_epi8(char(byte)));
+}
+/// Adds the four int8 of each word, once they are turned.
+inline Vector add_bytes(Vector sums, Vector words, Vector turned) {
+  const __m512i pairs =
+      _mm512_maddubs_epi16(_mm512_set1_epi8(1), _mm512_castps_si512(_mm512_xor_ps(words, turned)));
+  return _mm512_castsi512_ps(
+      _mm512_add_epi32(_mm512_castps_si512(sums), _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))));
+}
+
+/// Of 16 float16: the largest magnitudes so far, and the smallest less one.
+inline void note_halves(const std::byte* from, std::uint16_t* largest, std::uint16_t* smallest) {
+  const auto at = [](auto* memory) { return reinterpret_cast<__m256i*>(memory); };
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  const __m256i magnitudes = _mm256_and_si256(bits, _mm256_set1_epi16(0x7fff));
+  const __m256i less_one = _mm256_sub_epi16(magnitudes, _mm256_set1_epi16(1));
+  _mm256_storeu_si256(at(largest), _mm256_max_epu16(_mm256_loadu_si256(at(largest)), magnitudes));
+  _mm256_storeu_si256(at(smallest), _mm256_min_epu16(_mm256_loadu_si256(at(smallest)), less_one));
 }
 
 inline Bytes no_bytes() { return _mm_setzero_si128(); }
@@ -198,7 +236,7 @@ void fence() { _mm_sfence(); }
 }  // namespace
 }  // namespace npublas
 
-#include "npublas/math/packers_body.hpp"
+#include "npublas/math/packers_rows.hpp"
 
 namespace npublas {
 

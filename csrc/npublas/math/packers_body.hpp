@@ -1,7 +1,7 @@
 // # The packers themselves
-// Included by each packers_*.cpp of an instruction set alone, after its vectors of kWidth floats
-// (`Vector`) and a few operations on them. Nothing of the standard library is instantiated here
-// (cpu_features.hpp says why).
+// Included (by way of packers_rows.hpp, its second half) by each packers_*.cpp of an instruction
+// set alone, after its vectors of kWidth floats (`Vector`) and a few operations on them. Nothing of
+// the standard library is instantiated here (cpu_features.hpp says why).
 //
 // A unit is 16 elements: 64 bytes of float32, 32 of float16, and the sums that are kept apart.
 #pragma once
@@ -16,102 +16,6 @@ constexpr int kParts = kUnit / kWidth;
 constexpr std::int64_t kStep = 32;  // coded lanes are filled up to it
 
 #define NPUBLAS_INLINE inline __attribute__((always_inline))
-
-// ## Transposing
-// In squares of kWidth lanes and as many words of 32 bits, each one float, or two or four elements
-// of 16 or 8 bits that are neighbours along the depth. A row of words comes from a Reader.
-
-struct ReadFloat32 {
-  static constexpr int kRows = 1, kSize = 4;
-  static NPUBLAS_INLINE Vector read(const std::byte* from, std::ptrdiff_t) { return load(from); }
-};
-struct ReadFloat16 {
-  static constexpr int kRows = 1, kSize = 2;
-  static NPUBLAS_INLINE Vector read(const std::byte* from, std::ptrdiff_t) {
-    return load_float16(from);
-  }
-};
-struct ReadBfloat16 {
-  static constexpr int kRows = 1, kSize = 2;
-  static NPUBLAS_INLINE Vector read(const std::byte* from, std::ptrdiff_t) {
-    return load_bfloat16(from);
-  }
-};
-struct ReadFloat64 {
-  static constexpr int kRows = 1, kSize = 8;
-  static NPUBLAS_INLINE Vector read(const std::byte* from, std::ptrdiff_t) {
-    return load_float64(from);
-  }
-};
-struct ReadHalves {
-  static constexpr int kRows = 2, kSize = 2;
-  static NPUBLAS_INLINE Vector read(const std::byte* from, std::ptrdiff_t stride) {
-    return load_pairs(from, from + stride);
-  }
-};
-struct ReadBytes {
-  static constexpr int kRows = 4, kSize = 1;
-  static NPUBLAS_INLINE Vector read(const std::byte* from, std::ptrdiff_t stride) {
-    return load_quads(from, from + stride, from + 2 * stride, from + 3 * stride);
-  }
-};
-
-template <typename Reader>
-NPUBLAS_INLINE void transpose_square(const std::byte* from, std::ptrdiff_t stride, std::byte* to,
-                                     std::int64_t pitch, std::int64_t lanes) {
-  Vector square[kWidth];
-#pragma GCC unroll 16
-  for (int i = 0; i < kWidth; ++i)
-    square[i] = Reader::read(from + i * Reader::kRows * stride, stride);
-  transpose(square);
-  if (lanes >= kWidth) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i) store(to + i * pitch, square[i]);
-  } else {
-#pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i)
-      if (i < lanes) store(to + i * pitch, square[i]);
-  }
-}
-
-// Rows that are a power of two apart share a few sets of a cache, which then holds no more than
-// some ten of them. So each line of a row is read once and whole, into a block without gaps, and
-// the squares are taken from there. Memory is asked for rows that come later, since no prefetcher
-// of a processor follows such strides.
-constexpr std::int64_t kRowsAhead = 24;
-
-template <typename Reader>
-void transpose_lanes(const void* source, std::ptrdiff_t stride, std::int64_t depth,
-                     std::int64_t lanes, void* target, std::int64_t pitch) {
-  constexpr std::int64_t kRows = kWidth * Reader::kRows, kSize = Reader::kSize;
-  constexpr std::int64_t kBlockLanes = 256 / (kSize < 4 ? kSize : 4);
-  alignas(64) std::byte block[kRows][kBlockLanes * kSize];
-  const auto* const from = static_cast<const std::byte*>(source);
-  auto* const to = static_cast<std::byte*>(target);
-  for (std::int64_t first = 0; first < lanes; first += kBlockLanes) {
-    const std::int64_t columns = lanes - first < kBlockLanes ? lanes - first : kBlockLanes;
-    for (std::int64_t d = 0, at = 0; d < depth; d += kRows, at += 4 * kWidth) {
-      const std::int64_t rows = depth - d < kRows ? depth - d : kRows;
-      for (std::int64_t row = 0; row < kRows; ++row) {
-        if (row >= rows) {
-          __builtin_memset(block[row], 0, sizeof block[row]);
-          continue;
-        }
-        const std::byte* const line = from + (d + row) * stride + first * kSize;
-        if (d + row + kRowsAhead < depth)
-          for (std::int64_t i = 0; i < columns * kSize; i += 64)
-            __builtin_prefetch(line + kRowsAhead * stride + i, 0, 2);
-        if (columns == kBlockLanes)
-          __builtin_memcpy(block[row], line, kBlockLanes * kSize);
-        else
-          __builtin_memcpy(block[row], line, std::size_t(columns * kSize));
-      }
-      for (std::int64_t lane = 0; lane < columns; lane += kWidth)
-        transpose_square<Reader>(block[0] + lane * kSize, kBlockLanes * kSize,
-                                 to + (first + lane) * pitch + at, pitch, columns - lane);
-    }
-  }
-}
 
 // ## Coding
 
@@ -200,11 +104,22 @@ void scale_halves(const void* from, std::int64_t size, float power, std::uint16_
 // rounded alike by the conversion to float16, which has fewer bits only below 2^-14.
 constexpr float kRoundsToNormal = 0x1p-14f - 0x1p-26f;
 
+/// The two parts of numbers below 2^15, and what is lost of them.
+NPUBLAS_INLINE void split_vector(Vector x, Vector& high, Vector& low, Vector& loss) {
+  const Vector bound = broadcast(kRoundsToNormal), size_of_x = magnitude(x);
+  high = as_half(if_at_least(size_of_x, bound, x));
+  const Vector rest = sub(x, high);
+  const Vector raised = mul(rest, broadcast(0x1p12f));
+  const Vector size_of_raised = magnitude(raised);
+  low = as_half(if_at_least(size_of_raised, bound, raised));
+  // All that is left, if the low part is zero; 2^-10 of the element, if its high part is.
+  loss = magnitude(if_less(size_of_raised, bound, rest,
+                           if_less(size_of_x, bound, mul(x, broadcast(0x1p-10f)), zero())));
+}
+
 void split(const void* from, std::int64_t size, float first, float second, std::uint16_t* high,
            std::uint16_t* low, SplitNote& note, const void* ahead) {
-  const Vector s = broadcast(first), t = broadcast(second);
-  const Vector bound = broadcast(kRoundsToNormal), large = broadcast(0x1p9f);
-  const Vector up = broadcast(0x1p12f), tenth = broadcast(0x1p-10f);
+  const Vector s = broadcast(first), t = broadcast(second), large = broadcast(0x1p9f);
   Vector sizes[kParts], totals[kParts], largest[kParts], lows[kParts], counts[kParts];
 #pragma GCC unroll 4
   for (int i = 0; i < kParts; ++i) sizes[i] = totals[i] = largest[i] = lows[i] = counts[i] = zero();
@@ -212,16 +127,11 @@ void split(const void* from, std::int64_t size, float first, float second, std::
 #pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i) {
       const Vector x = mul(mul(load(unit + 4 * i * kWidth), s), t);
+      Vector kept, kept_low, loss;
+      split_vector(x, kept, kept_low, loss);
+      store_halves(high + d + i * kWidth, kept);
+      store_halves(low + d + i * kWidth, kept_low);
       const Vector size_of_x = magnitude(x);
-      const Vector kept = store_halves(high + d + i * kWidth, if_at_least(size_of_x, bound, x));
-      const Vector rest = sub(x, kept);
-      const Vector raised = mul(rest, up);
-      const Vector size_of_raised = magnitude(raised);
-      const Vector kept_low =
-          store_halves(low + d + i * kWidth, if_at_least(size_of_raised, bound, raised));
-      // All that is left, if the low part is zero; 2^-10 of the element, if its high part is.
-      const Vector loss = magnitude(
-          if_less(size_of_raised, bound, rest, if_less(size_of_x, bound, mul(x, tenth), zero())));
       lows[i] = max_bits(lows[i], magnitude(kept_low));
       sizes[i] = add(sizes[i], size_of_x);
       totals[i] = add(totals[i], loss);
@@ -254,9 +164,11 @@ void split(const void* from, std::int64_t size, float first, float second, std::
 // product is near the middle of two. Then these 16 are divided.
 constexpr float kSurelyNearest = 0.5f - 0x1p-15f;
 
+constexpr bool can_be_inverted(float scale) { return scale >= 0x1p-100f && scale <= 0x1p100f; }
+
 std::uint8_t quantize(const void* from, std::int64_t size, float scale, int limit, std::int8_t* to,
                       const void* ahead) {
-  const bool divides = !(scale >= 0x1p-100f && scale <= 0x1p100f);
+  const bool divides = !can_be_inverted(scale);
   const Vector divisor = broadcast(scale), inverse = broadcast(1.0f / scale);
   const Vector top = broadcast(float(limit)), bottom = broadcast(-float(limit));
   Bytes any = no_bytes();
@@ -346,29 +258,6 @@ NPUBLAS_SCATTER(16)
 NPUBLAS_SCATTER(32)
 NPUBLAS_SCATTER(64)
 #undef NPUBLAS_SCATTER
-
-constexpr Packers packers() {
-  return {.transpose_float32 = transpose_lanes<ReadFloat32>,
-          .transpose_float16 = transpose_lanes<ReadFloat16>,
-          .transpose_bfloat16 = transpose_lanes<ReadBfloat16>,
-          .transpose_float64 = transpose_lanes<ReadFloat64>,
-          .transpose_halves = transpose_lanes<ReadHalves>,
-          .transpose_bytes = transpose_lanes<ReadBytes>,
-          .widen_float16 = widen<load_float16, 2>,
-          .widen_bfloat16 = widen<load_bfloat16, 2>,
-          .widen_float64 = widen<load_float64, 8>,
-          .largest_float = largest_float,
-          .range_of_halves = range_of_halves,
-          .note_bytes = note_bytes,
-          .halve = halve,
-          .scale_halves = scale_halves,
-          .split = split,
-          .quantize = quantize,
-          .scatter_16 = scatter_16,
-          .scatter_32 = scatter_32,
-          .scatter_64 = scatter_64,
-          .fence = fence};
-}
 
 }  // namespace
 }  // namespace npublas

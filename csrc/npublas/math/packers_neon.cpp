@@ -80,11 +80,44 @@ inline Vector load_quads(const std::byte* a, const std::byte* b, const std::byte
   return vreinterpretq_f32_u16(vcombine_u16(vzip1_u16(ab, cd), vzip2_u16(ab, cd)));
 }
 
-/// Rounds to float16, and returns what that is.
-inline Vector store_halves(std::uint16_t* to, Vector x) {
-  const float16x4_t halves = vcvt_f16_f32(x);
-  vst1_u16(to, vreinterpret_u16_f16(halves));
-  return vcvt_f32_f16(halves);
+inline void store_halves(std::uint16_t* to, Vector x) {
+  vst1_u16(to, vreinterpret_u16_f16(vcvt_f16_f32(x)));
+}
+/// What rounding to float16 makes of it.
+inline Vector as_half(Vector x) { return vcvt_f32_f16(vcvt_f16_f32(x)); }
+/// Words of two float16, the first in the lower half.
+inline Vector pair_of_halves(Vector x, Vector y) {
+  const uint16x4_t low = vreinterpret_u16_f16(vcvt_f16_f32(x));
+  const uint16x4_t high = vreinterpret_u16_f16(vcvt_f16_f32(y));
+  return vreinterpretq_f32_u16(vcombine_u16(vzip1_u16(low, high), vzip2_u16(low, high)));
+}
+/// Words of four int8, the first in the lowest byte.
+inline Vector quad_of_bytes(const Vector* quotients) {
+  const auto word = [&](int i) { return vreinterpretq_u32_s32(vcvtnq_s32_f32(quotients[i])); };
+  // Each is inserted above the bits of those before it, and keeps those.
+  const uint32x4_t low = vsliq_n_u32(word(0), word(1), 8);
+  return vreinterpretq_f32_u32(vsliq_n_u32(vsliq_n_u32(low, word(2), 16), word(3), 24));
+}
+inline Vector or_bits(Vector x, Vector y) {
+  return vreinterpretq_f32_u32(vorrq_u32(vreinterpretq_u32_f32(x), vreinterpretq_u32_f32(y)));
+}
+inline Vector broadcast_byte(std::uint8_t byte) { return vreinterpretq_f32_u8(vdupq_n_u8(byte)); }
+/// Adds the four int8 of each word, once they are turned.
+inline Vector add_bytes(Vector sums, Vector words, Vector turned) {
+  const int8x16_t bytes =
+      vreinterpretq_s8_u8(veorq_u8(vreinterpretq_u8_f32(words), vreinterpretq_u8_f32(turned)));
+  return vreinterpretq_f32_s32(vpadalq_s16(vreinterpretq_s32_f32(sums), vpaddlq_s8(bytes)));
+}
+
+/// Of 16 float16: the largest magnitudes so far, and the smallest less one.
+inline void note_halves(const std::byte* from, std::uint16_t* largest, std::uint16_t* smallest) {
+  for (int i = 0; i < 16; i += 8) {
+    const uint16x8_t bits = vreinterpretq_u16_u8(load_16(from + 2 * i));
+    const uint16x8_t magnitudes = vandq_u16(bits, vdupq_n_u16(0x7fff));
+    vst1q_u16(largest + i, vmaxq_u16(vld1q_u16(largest + i), magnitudes));
+    vst1q_u16(smallest + i,
+              vminq_u16(vld1q_u16(smallest + i), vsubq_u16(magnitudes, vdupq_n_u16(1))));
+  }
 }
 
 inline Bytes no_bytes() { return vdupq_n_u8(0); }
@@ -164,7 +197,7 @@ void fence() {}
 }  // namespace
 }  // namespace npublas
 
-#include "npublas/math/packers_body.hpp"
+#include "npublas/math/packers_rows.hpp"
 
 namespace npublas {
 

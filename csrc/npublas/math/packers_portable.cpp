@@ -23,27 +23,6 @@ T read(const void* from, std::int64_t index) {
 }
 
 float as_float(double x) { return float(x); }
-float as_it_is(float x) { return x; }
-
-template <typename From, typename To, To (*convert)(From)>
-void transpose(const void* source, std::ptrdiff_t stride, std::int64_t depth, std::int64_t lanes,
-               void* target, std::int64_t pitch) {
-  // A line of each row at a time.
-  constexpr std::int64_t kLanes = 64 / sizeof(From);
-  const auto* const from = static_cast<const std::byte*>(source);
-  auto* const to = static_cast<std::byte*>(target);
-  for (std::int64_t first = 0; first < lanes; first += kLanes)
-    for (std::int64_t d = 0; d < depth; ++d)
-      for (std::int64_t lane = first; lane < std::min(first + kLanes, lanes); ++lane) {
-        const To value = convert(read<From>(from + d * stride, lane));
-        std::memcpy(to + lane * pitch + d * std::int64_t(sizeof(To)), &value, sizeof value);
-      }
-}
-
-template <typename T>
-T same(T x) {
-  return x;
-}
 
 template <typename From, float (*convert)(From)>
 void widen(const void* from, std::int64_t size, float* to, const void*) {
@@ -136,12 +115,6 @@ void no_fence() {}
 }  // namespace
 
 constinit const Packers kPortablePackers = {
-    .transpose_float32 = transpose<float, float, as_it_is>,
-    .transpose_float16 = transpose<std::uint16_t, float, half_to_float>,
-    .transpose_bfloat16 = transpose<std::uint16_t, float, bfloat16_to_float>,
-    .transpose_float64 = transpose<double, float, as_float>,
-    .transpose_halves = transpose<std::uint16_t, std::uint16_t, same<std::uint16_t>>,
-    .transpose_bytes = transpose<std::uint8_t, std::uint8_t, same<std::uint8_t>>,
     .widen_float16 = widen<std::uint16_t, half_to_float>,
     .widen_bfloat16 = widen<std::uint16_t, bfloat16_to_float>,
     .widen_float64 = widen<double, as_float>,
@@ -155,6 +128,18 @@ constinit const Packers kPortablePackers = {
     .scatter_16 = scatter<16>,
     .scatter_32 = scatter<32>,
     .scatter_64 = scatter<64>,
+    .collect_float32 = nullptr,
+    .collect_float16 = nullptr,
+    .collect_bfloat16 = nullptr,
+    .collect_float64 = nullptr,
+    .collect_halves = nullptr,
+    .collect_bytes = nullptr,
+    .halve_rows = nullptr,
+    .scale_rows = nullptr,
+    .copy_rows_of_halves = nullptr,
+    .split_rows = nullptr,
+    .quantize_rows = nullptr,
+    .copy_rows_of_bytes = nullptr,
     .fence = no_fence};
 
 const Packers& packers_in_use() {

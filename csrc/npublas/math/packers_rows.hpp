@@ -1,0 +1,386 @@
+// # Packers of rows in which lanes are neighbours
+// The second half of packers_body.hpp. Rows are collected, coded and transposed, in this order:
+// what is coded is half as large or less, and two float16 or four int8 of a lane make a word, of
+// which a square is transposed in registers.
+#pragma once
+
+#include "npublas/math/packers_body.hpp"
+
+namespace npublas {
+namespace {
+
+// ## Collecting
+// No prefetcher of a processor follows rows that are pages apart. And rows that are a power of two
+// apart share a few sets of a cache, which then holds no more than some ten of them: so each line
+// is used up at once, and not much is asked for ahead.
+constexpr std::int64_t kBytesAhead = 4096;
+
+NPUBLAS_INLINE void ask_ahead(const Rows& rows, std::int64_t d, std::int64_t bytes) {
+  std::int64_t row = d + kBytesAhead / (bytes < 64 ? 64 : bytes), wanted = bytes;
+  const std::byte* line = rows.from;
+  if (row >= rows.depth) {  // the first rows of the next lanes
+    row -= rows.depth;
+    line += bytes;
+    wanted = bytes < rows.more ? bytes : rows.more;
+    if (row >= rows.depth) return;
+  }
+  line += row * rows.stride;
+  for (std::int64_t i = 0; i < wanted; i += kLine) __builtin_prefetch(line + i);
+}
+
+template <Vector (*read)(const std::byte*), int Size>
+void collect_floats(const Rows& rows, std::int64_t begin, std::int64_t end, std::int64_t padded,
+                    std::byte* panel, std::uint32_t* largest) {
+  constexpr std::int64_t kBlock = kUnit * Size;  // bytes of a row
+  constexpr std::int64_t kRows = 4;
+  const std::int64_t blocks = (rows.lanes + kUnit - 1) / kUnit;
+  const std::int64_t block_bytes = padded * kUnit * 4;
+  for (std::int64_t d = begin; d < end; d += kRows) {
+    const std::int64_t count = end - d < kRows ? end - d : kRows;
+    for (std::int64_t row = 0; row < count; ++row) ask_ahead(rows, d + row, rows.lanes * Size);
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      const std::int64_t lanes = rows.lanes - block * kUnit;
+      std::uint32_t* const of_block = largest + block * kUnit;
+      Vector maxima[kParts];
+#pragma GCC unroll 4
+      for (int i = 0; i < kParts; ++i)
+        maxima[i] = load(reinterpret_cast<const std::byte*>(of_block + i * kWidth));
+      for (std::int64_t row = 0; row < count; ++row) {
+        const std::byte* from = rows.from + (d + row) * rows.stride + block * kBlock;
+        std::byte rest[kBlock];
+        if (lanes < kUnit) {
+          __builtin_memset(rest, 0, sizeof rest);
+          __builtin_memcpy(rest, from, std::size_t(lanes * Size));
+          from = rest;
+        }
+        std::byte* const to = panel + block * block_bytes + (d + row) * kUnit * 4;
+#pragma GCC unroll 4
+        for (int i = 0; i < kParts; ++i) {
+          const Vector x = read(from + i * kWidth * Size);
+          store(to + 4 * i * kWidth, x);
+          maxima[i] = max_bits(maxima[i], magnitude(x));
+        }
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < kParts; ++i) store(of_block + i * kWidth, maxima[i]);
+    }
+  }
+}
+
+/// Calls `note(block, row)` for the 16 elements of each block and row.
+template <int Size, typename Note>
+NPUBLAS_INLINE void collect_as_it_is(const Rows& rows, std::int64_t begin, std::int64_t end,
+                                     std::int64_t padded, std::byte* panel, std::uint8_t padding,
+                                     Note note) {
+  constexpr std::int64_t kBlock = kUnit * Size;
+  const std::int64_t blocks = (rows.lanes + kUnit - 1) / kUnit;
+  const std::int64_t block_bytes = padded * kBlock;
+  for (std::int64_t d = begin; d < end; ++d) {
+    ask_ahead(rows, d, rows.lanes * Size);
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      const std::byte* const from = rows.from + d * rows.stride + block * kBlock;
+      std::byte* const to = panel + block * block_bytes + d * kBlock;
+      const std::int64_t lanes = rows.lanes - block * kUnit;
+      if (lanes < kUnit) {
+        __builtin_memset(to, padding, kBlock);
+        __builtin_memcpy(to, from, std::size_t(lanes * Size));
+      } else {
+        __builtin_memcpy(to, from, kBlock);
+      }
+      note(block, to);
+    }
+  }
+}
+
+void collect_halves(const Rows& rows, std::int64_t begin, std::int64_t end, std::int64_t padded,
+                    std::byte* panel, HalfRanges* ranges) {
+  collect_as_it_is<2>(rows, begin, end, padded, panel, 0,
+                      [&](std::int64_t block, const std::byte* row) {
+                        note_halves(row, ranges[block].largest, ranges[block].smallest_less_one);
+                      });
+}
+
+std::uint8_t collect_bytes(const Rows& rows, std::int64_t begin, std::int64_t end,
+                           std::int64_t padded, std::byte* panel, std::uint8_t padding) {
+  std::uint64_t any[2] = {};
+  collect_as_it_is<1>(rows, begin, end, padded, panel, padding,
+                      [&](std::int64_t, const std::byte* row) {
+                        std::uint64_t bits[2];
+                        __builtin_memcpy(bits, row, sizeof bits);
+                        any[0] |= bits[0];
+                        any[1] |= bits[1];
+                      });
+  std::uint8_t folded = 0;
+  for (int i = 0; i < 8; ++i) folded |= std::uint8_t((any[0] | any[1]) >> (8 * i));
+  return folded;
+}
+
+// ## Coding and transposing
+
+/// 64 bytes of each coded lane: what is written together.
+struct Stage {
+  alignas(64) std::byte lanes[2 * kUnit][kLine];
+  const std::byte* pointers[2 * kUnit];
+  Stage() {
+    for (int i = 0; i < 2 * kUnit; ++i) pointers[i] = lanes[i];
+  }
+};
+
+template <bool kStream>
+NPUBLAS_INLINE void put_stage(const Stage& stage, const Put& put, std::byte* base,
+                              std::int64_t step) {
+  const std::int64_t each = kLine / put.piece, first = step * each;
+  const std::int64_t pieces = put.pieces - first < each ? put.pieces - first : each;
+  std::byte* const to = base + first * put.piece_stride;
+  if (put.piece == 16) {
+    scatter_16_to<kStream>(stage.pointers, put.count, pieces, to, put.piece_stride, put.turned);
+  } else if (put.piece == 32 && put.lane_stride == 32) {
+    scatter_32_to<kStream>(stage.pointers, put.count, pieces, to, put.piece_stride, put.turned);
+  } else if (put.piece * pieces == kLine && put.piece_stride == put.piece) {  // of row-major A
+    for (std::int64_t i = 0; i < put.count; ++i)
+      store_line<kStream>(to + i * put.lane_stride, load_line(stage.lanes[i]), put.turned);
+  } else if (put.piece == 64) {
+    for (std::int64_t i = 0; i < put.count; ++i)
+      store_line<kStream>(to + i * put.lane_stride, load_line(stage.lanes[i]), put.turned);
+  } else {
+    for (std::int64_t i = 0; i < put.count; ++i)
+      for (std::int64_t at = 0; at < put.piece * pieces; at += 16)
+        copy_16(to + i * put.lane_stride + at, stage.lanes[i] + at, put.turned);
+  }
+}
+
+/// Codes blocks of a panel with a Coder, which makes words of kWidth lanes from `kRows` rows:
+/// `kOutputs` of them, the second of which go to `low`.
+template <typename Coder>
+void code_rows(const Panel& panel, const Put& put, std::byte* low, Coder& coder) {
+  constexpr std::int64_t kRows = Coder::kRows, kRow = kUnit * Coder::kSize;
+  constexpr std::int64_t kWords = kLine / 4;
+  constexpr int kOutputs = Coder::kOutputs;
+  Stage stages[kOutputs];
+  const std::int64_t blocks = (put.count + kUnit - 1) / kUnit;
+  const std::int64_t steps = (put.pieces * put.piece + kLine - 1) / kLine;
+  for (std::int64_t step = 0; step < steps; ++step) {
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      const std::byte* const from =
+          panel.data + (block * panel.depth + step * kWords * kRows) * kRow;
+      for (int part = 0; part < kParts; ++part) {
+        for (int group = 0; group < kParts; ++group) {
+          Vector squares[kOutputs][kWidth];
+#pragma GCC unroll 16
+          for (int i = 0; i < kWidth; ++i) {
+            const int word = group * kWidth + i;
+            Vector words[kOutputs];
+            coder.code(from + word * kRows * kRow + part * kWidth * Coder::kSize,
+                       int(block) * kParts + part, int(word * kRows % kUnit), words);
+            for (int o = 0; o < kOutputs; ++o) squares[o][i] = words[o];
+          }
+#pragma GCC unroll 2
+          for (int o = 0; o < kOutputs; ++o) {
+            transpose(squares[o]);
+#pragma GCC unroll 16
+            for (int i = 0; i < kWidth; ++i)
+              store(stages[o].lanes[block * kUnit + part * kWidth + i] + group * kWidth * 4,
+                    squares[o][i]);
+          }
+        }
+      }
+    }
+    for (int o = 0; o < kOutputs; ++o) {
+      std::byte* const to = o == 0 ? put.to : low;
+      if (put.stream)
+        put_stage<true>(stages[o], put, to, step);
+      else
+        put_stage<false>(stages[o], put, to, step);
+    }
+    put.meanwhile(put.state);
+  }
+}
+
+constexpr int kAll = 2 * kParts;  // vectors of lanes
+
+NPUBLAS_INLINE void load_all(const float* from, std::int64_t count, Vector* to) {
+  for (int i = 0; i < kAll; ++i)
+    to[i] = i * kWidth < count ? load(reinterpret_cast<const std::byte*>(from + i * kWidth))
+                               : broadcast(1);
+}
+
+struct Halver {
+  static constexpr int kRows = 2, kSize = 4, kOutputs = 1;
+  Vector first[kAll], second[kAll];
+  NPUBLAS_INLINE void code(const std::byte* from, int part, int, Vector* words) const {
+    const Vector s = first[part], t = second[part];
+    words[0] = pair_of_halves(mul(mul(load(from), s), t), mul(mul(load(from + 64), s), t));
+  }
+};
+
+void halve_rows(const Panel& panel, const float* first, const float* second, const Put& put) {
+  Halver coder;
+  load_all(first, put.count, coder.first);
+  load_all(second, put.count, coder.second);
+  code_rows(panel, put, nullptr, coder);
+}
+
+struct HalfScaler {
+  static constexpr int kRows = 2, kSize = 2, kOutputs = 1;
+  Vector powers[kAll];
+  NPUBLAS_INLINE void code(const std::byte* from, int part, int, Vector* words) const {
+    words[0] = pair_of_halves(mul(load_float16(from), powers[part]),
+                              mul(load_float16(from + 32), powers[part]));
+  }
+};
+
+void scale_rows(const Panel& panel, const float* powers, const Put& put) {
+  HalfScaler coder;
+  load_all(powers, put.count, coder.powers);
+  code_rows(panel, put, nullptr, coder);
+}
+
+struct HalfCopier {
+  static constexpr int kRows = 2, kSize = 2, kOutputs = 1;
+  NPUBLAS_INLINE void code(const std::byte* from, int, int, Vector* words) const {
+    words[0] = load_pairs(from, from + 32);
+  }
+};
+
+void copy_rows_of_halves(const Panel& panel, const Put& put) {
+  HalfCopier coder;
+  code_rows(panel, put, nullptr, coder);
+}
+
+struct Splitter {
+  static constexpr int kRows = 2, kSize = 4, kOutputs = 2;
+  Vector first[kParts], second[kParts];
+  Vector sizes[kParts][kUnit], totals[kParts][kUnit];
+  Vector largest[kParts], lows[kParts], counts[kParts];
+  NPUBLAS_INLINE void code(const std::byte* from, int part, int row, Vector* words) {
+    Vector high[2], low[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const Vector x = mul(mul(load(from + 64 * i), first[part]), second[part]);
+      Vector loss;
+      split_vector(x, high[i], low[i], loss);
+      const Vector size_of_x = magnitude(x);
+      lows[part] = max_bits(lows[part], magnitude(low[i]));
+      sizes[part][row + i] = add(sizes[part][row + i], size_of_x);
+      totals[part][row + i] = add(totals[part][row + i], loss);
+      largest[part] = max_bits(largest[part], loss);
+      counts[part] = count_if_at_least(counts[part], size_of_x, broadcast(0x1p9f));
+    }
+    words[0] = pair_of_halves(high[0], high[1]);
+    words[1] = pair_of_halves(low[0], low[1]);
+  }
+};
+
+void split_rows(const Panel& panel, const float* first, const float* second, const Put& put,
+                std::byte* low, SplitNotes& notes) {
+  Splitter coder;
+  for (int i = 0; i < kParts; ++i) {
+    coder.first[i] = load(reinterpret_cast<const std::byte*>(first + i * kWidth));
+    coder.second[i] = load(reinterpret_cast<const std::byte*>(second + i * kWidth));
+    for (int j = 0; j < kUnit; ++j) coder.sizes[i][j] = coder.totals[i][j] = zero();
+    coder.largest[i] = coder.lows[i] = coder.counts[i] = zero();
+  }
+  code_rows(panel, put, low, coder);
+  float low_parts[kUnit];
+  for (int i = 0; i < kParts; ++i) {
+    for (int j = 0; j < kUnit; ++j) {
+      store(notes.sizes[j] + i * kWidth, coder.sizes[i][j]);
+      store(notes.totals[j] + i * kWidth, coder.totals[i][j]);
+    }
+    store(notes.largest + i * kWidth, coder.largest[i]);
+    store(notes.large + i * kWidth, coder.counts[i]);
+    store(low_parts + i * kWidth, coder.lows[i]);
+  }
+  notes.any_low = false;
+  for (const float part : low_parts) notes.any_low |= part != 0;
+}
+
+struct Quantizer {
+  static constexpr int kRows = 4, kSize = 4, kOutputs = 1;
+  Vector scales[kAll], inverses[kAll], top, bottom, any;
+  bool divides;
+  NPUBLAS_INLINE void code(const std::byte* from, int part, int, Vector* words) {
+    Vector quotients[4], farthest = zero();
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      quotients[i] = max(min(mul(load(from + 64 * i), inverses[part]), top), bottom);
+      farthest = max_bits(farthest, magnitude(sub(quotients[i], round(quotients[i]))));
+    }
+    if (__builtin_expect(divides || any_above(farthest, kSurelyNearest), false)) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i)
+        quotients[i] = max(min(div(load(from + 64 * i), scales[part]), top), bottom);
+    }
+    words[0] = quad_of_bytes(quotients);
+    any = or_bits(any, words[0]);
+  }
+};
+
+std::uint8_t quantize_rows(const Panel& panel, const float* scales, int limit, const Put& put) {
+  Quantizer coder;
+  load_all(scales, put.count, coder.scales);
+  for (int i = 0; i < kAll; ++i) coder.inverses[i] = div(broadcast(1), coder.scales[i]);
+  coder.divides = false;
+  for (std::int64_t i = 0; i < put.count; ++i) coder.divides |= !can_be_inverted(scales[i]);
+  coder.top = broadcast(float(limit));
+  coder.bottom = broadcast(-float(limit));
+  coder.any = zero();
+  code_rows(panel, put, nullptr, coder);
+  std::uint32_t words[kWidth], all = 0;
+  store(words, coder.any);
+  for (const std::uint32_t word : words) all |= word;
+  return std::uint8_t(all | all >> 8 | all >> 16 | all >> 24);
+}
+
+struct ByteCopier {
+  static constexpr int kRows = 4, kSize = 1, kOutputs = 1;
+  Vector sums[kAll], turned;
+  NPUBLAS_INLINE void code(const std::byte* from, int part, int, Vector* words) {
+    words[0] = load_quads(from, from + 16, from + 32, from + 48);
+    sums[part] = add_bytes(sums[part], words[0], turned);
+  }
+};
+
+void copy_rows_of_bytes(const Panel& panel, const Put& put, std::int32_t* sums) {
+  ByteCopier coder;
+  for (Vector& sum : coder.sums) sum = zero();
+  coder.turned = broadcast_byte(put.turned);
+  code_rows(panel, put, nullptr, coder);
+  std::int32_t all[2 * kUnit];
+  for (int i = 0; i < kAll; ++i) store(all + i * kWidth, coder.sums[i]);
+  for (std::int64_t i = 0; i < put.count; ++i) sums[i] = all[i];
+}
+
+// ## The table
+
+constexpr Packers packers() {
+  return {.widen_float16 = widen<load_float16, 2>,
+          .widen_bfloat16 = widen<load_bfloat16, 2>,
+          .widen_float64 = widen<load_float64, 8>,
+          .largest_float = largest_float,
+          .range_of_halves = range_of_halves,
+          .note_bytes = note_bytes,
+          .halve = halve,
+          .scale_halves = scale_halves,
+          .split = split,
+          .quantize = quantize,
+          .scatter_16 = scatter_16,
+          .scatter_32 = scatter_32,
+          .scatter_64 = scatter_64,
+          .collect_float32 = collect_floats<load, 4>,
+          .collect_float16 = collect_floats<load_float16, 2>,
+          .collect_bfloat16 = collect_floats<load_bfloat16, 2>,
+          .collect_float64 = collect_floats<load_float64, 8>,
+          .collect_halves = collect_halves,
+          .collect_bytes = collect_bytes,
+          .halve_rows = halve_rows,
+          .scale_rows = scale_rows,
+          .copy_rows_of_halves = copy_rows_of_halves,
+          .split_rows = split_rows,
+          .quantize_rows = quantize_rows,
+          .copy_rows_of_bytes = copy_rows_of_bytes,
+          .fence = fence};
+}
+
+}  // namespace
+}  // namespace npublas
