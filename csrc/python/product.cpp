@@ -91,7 +91,7 @@ py::dict decide_for(int settings_bits, const std::string& a_name, const std::str
   const Shape shape{batch, m, k, n};
   Decision decision = decide(settings, a, b, out, shape, pointer_to(weights));
   if (b_is_packed && decision.reason == Reason::small) {
-    if (const auto plan = plan_for(a, b, settings.precision, shape)) {
+    if (const auto plan = plan_for(a, b, out, settings.precision, shape)) {
       const auto [cpu, npu] = predict(*plan, a, out, true, current_rates());
       if (npu < cpu) decision = {true, Reason::npu, false, cpu, npu};
     }
@@ -126,7 +126,7 @@ py::object planned(int settings_bits, const std::string& a_name, const std::stri
   const Precision precision = settings_from(settings_bits).precision;
   const Shape shape{batch, m, k, n};
   const bool packed = weights.has_value();
-  const auto plan = plan_for(a, b, precision, shape, pointer_to(weights), 0, a_limit);
+  const auto plan = plan_for(a, b, out, precision, shape, pointer_to(weights), 0, a_limit);
   if (!plan) return py::none();
   const Prediction predicted = predict(*plan, a, out, packed, current_rates());
   const SourceBytes bytes = source_bytes(a, b, out);
@@ -140,7 +140,7 @@ py::object planned(int settings_bits, const std::string& a_name, const std::stri
   result["least_npu_bytes"] = least.streamed_bytes;
   py::list others;
   for (const Candidate& one :
-       candidates_for(a, b, precision, shape, pointer_to(weights), a_limit, 6))
+       candidates_for(a, b, out, precision, shape, pointer_to(weights), a_limit, 6))
     if (!(one.plan == *plan) && others.size() < 5) others.append(to_dict(one));
   result["runners_up"] = others;
   result["cpu_seconds"] = predicted.cpu_seconds;

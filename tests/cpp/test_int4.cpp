@@ -130,8 +130,8 @@ struct Example {
   }
 
   Element element() const {
-    const auto plan =
-        plan_for(DType::int8, DType::int8, Precision::float32, shape, weights.get(), 0, a_limit);
+    const auto plan = plan_for(DType::int8, DType::int8, DType::int32, Precision::float32, shape,
+                               weights.get(), 0, a_limit);
     REQUIRE(plan.has_value());
     return plan->element;
   }

@@ -51,12 +51,12 @@ std::optional<PackedTiles> tiles_of(const Weights* weights) {
 }
 
 /// Every query for the product: one, but for weights of int4 one for each of their ways.
-std::vector<PlanQuery> queries_for(DType a, DType b, Method method, const Shape& shape,
+std::vector<PlanQuery> queries_for(DType a, DType b, DType out, Method method, const Shape& shape,
                                    const Weights* weights, int a_limit) {
   PlanQuery query{.shape = shape,
                   .method = method,
                   .packed = tiles_of(weights),
-                  .bytes = source_bytes(a, b, a == DType::float64 ? a : DType::float32)};
+                  .bytes = source_bytes(a, b, out)};
   if (method != Method::int4) return {query};
   std::vector<PlanQuery> queries;
   for (const Int4Way& way : ways_of(a, a_limit)) {
@@ -74,11 +74,11 @@ PlanLimits limits_of(const PlanQuery& query, int cores) {
 }
 
 /// The fastest of all queries for the product.
-std::optional<Planned> planned_for(DType a, DType b, Method method, const Shape& shape,
+std::optional<Planned> planned_for(DType a, DType b, DType out, Method method, const Shape& shape,
                                    const Weights* weights, int cores, int a_limit) {
   std::optional<Planned> best;
   double least = 0;
-  for (const PlanQuery& query : queries_for(a, b, method, shape, weights, a_limit)) {
+  for (const PlanQuery& query : queries_for(a, b, out, method, shape, weights, a_limit)) {
     const auto one = planned(query, limits_of(query, cores));
     if (!one) continue;
     const double seconds =
@@ -94,20 +94,21 @@ std::optional<Planned> planned_for(DType a, DType b, Method method, const Shape&
 
 }  // namespace
 
-std::optional<Plan> plan_for(DType a, DType b, Precision precision, const Shape& shape,
+std::optional<Plan> plan_for(DType a, DType b, DType out, Precision precision, const Shape& shape,
                              const Weights* weights, int cores, int a_limit) {
   const auto method = method_for(a, b, precision, weights);
   if (!method || shape.flops() == 0) return std::nullopt;
-  const auto best = planned_for(a, b, *method, shape, weights, cores, a_limit);
+  const auto best = planned_for(a, b, out, *method, shape, weights, cores, a_limit);
   return best ? std::optional(best->plan) : std::nullopt;
 }
 
-std::vector<Candidate> candidates_for(DType a, DType b, Precision precision, const Shape& shape,
-                                      const Weights* weights, int a_limit, std::size_t count) {
+std::vector<Candidate> candidates_for(DType a, DType b, DType out, Precision precision,
+                                      const Shape& shape, const Weights* weights, int a_limit,
+                                      std::size_t count) {
   const auto method = method_for(a, b, precision, weights);
   if (!method || shape.flops() == 0) return {};
   std::vector<Candidate> all;
-  for (const PlanQuery& query : queries_for(a, b, *method, shape, weights, a_limit))
+  for (const PlanQuery& query : queries_for(a, b, out, *method, shape, weights, a_limit))
     for (const Candidate& one : candidates(query, limits_of(query, 0), rates_of_plans(), count))
       all.push_back(one);
   std::stable_sort(all.begin(), all.end(), [](const Candidate& x, const Candidate& y) {
@@ -132,7 +133,7 @@ Decision decide(const Settings& settings, DType a, DType b, DType out, const Sha
   Decision decision{.on_npu = false, .reason = Reason::small, .fallback = false};
   if (!demanded) {
     if (!worth_predicting(shape)) return decision;
-    const auto best = planned_for(a, b, *method, shape, weights, 0, 127);
+    const auto best = planned_for(a, b, out, *method, shape, weights, 0, 127);
     if (!best) return cpu(Reason::window, true);
     const Prediction predicted{cpu_seconds(shape, a, out, current_rates()), best->npu_seconds};
     decision.cpu_seconds = predicted.cpu_seconds;

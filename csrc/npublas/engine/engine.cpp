@@ -215,7 +215,7 @@ std::optional<Plan> plan_of(const Request& request, const Settings& settings, in
                               limits);
     return best ? std::optional(best->plan) : std::nullopt;
   }
-  return plan_for(product.a_type, product.b_type, settings.precision, product.shape,
+  return plan_for(product.a_type, product.b_type, product.out, settings.precision, product.shape,
                   request.weights.get(), cores, request.a_limit);
 }
 

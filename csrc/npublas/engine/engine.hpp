@@ -102,12 +102,13 @@ EngineStatus engine_status();
 /// The plan that `multiply` would run with the open engine's limits (or RK3588's, if it is closed);
 /// `cores`, if not 0, instead of all. By weights of int4 there are several, of which this is the
 /// one that is predicted to be the fastest; `a_limit` as in `Request`.
-std::optional<Plan> plan_for(DType a, DType b, Precision precision, const Shape& shape,
+std::optional<Plan> plan_for(DType a, DType b, DType out, Precision precision, const Shape& shape,
                              const Weights* weights = nullptr, int cores = 0, int a_limit = 127);
 
 /// The plans that were compared for the product, the fastest first by the rates that plans are made
 /// for; at most `count`.
-std::vector<Candidate> candidates_for(DType a, DType b, Precision precision, const Shape& shape,
-                                      const Weights* weights, int a_limit, std::size_t count);
+std::vector<Candidate> candidates_for(DType a, DType b, DType out, Precision precision,
+                                      const Shape& shape, const Weights* weights, int a_limit,
+                                      std::size_t count);
 
 }  // namespace npublas

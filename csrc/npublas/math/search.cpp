@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "npublas/base/integers.hpp"
 #include "npublas/base/on_chip.hpp"
@@ -15,6 +16,10 @@ constexpr std::int64_t kWidest = 2048;         // longer rows of C are written s
 constexpr std::int64_t kDeepestNormal = 8192;  // beyond, B is streamed for every row
 // Steps of a core that hold their tiles at a time: those that run, are ready, and are unpacked.
 constexpr std::int64_t kStepsAhead = 8;
+
+// A width is tried with so many heights, and with all others if that is so near the best.
+constexpr std::ptrdiff_t kFirstHeights = 3;
+constexpr double kNear = 1.03;
 
 /// A few different values, in the order in which they came.
 template <int kMost>
@@ -31,7 +36,8 @@ class Choices {
   std::array<std::int64_t, std::size_t(kMost)> values_{};
   int size_ = 0;
 };
-using Widths = Choices<10>;
+constexpr int kMostWidths = 10;
+using Widths = Choices<kMostWidths>;
 using Heights = Choices<20>;
 
 Element element_of(const PlanQuery& query) {
@@ -94,7 +100,7 @@ Heights heights_of(const PlanQuery& query, std::int64_t most, std::int64_t one_t
   for (const std::int64_t tasks : {1, 2, 4}) at_most(tasks * one_task);
   at_most(one_task / 2);
   at_most(ceil_div(m, 3));
-  for (std::int64_t rows = most; rows >= 64; rows = rows * 2 / 3) at_most(rows);
+  for (std::int64_t rows = most; rows >= 64; rows /= 2) at_most(rows);
   return heights;
 }
 
@@ -105,7 +111,7 @@ Choices<4> row_blocks_of(const PlanQuery& query, std::int64_t height) {
   const std::int64_t down = ceil_div(query.shape.m, height);
   blocks.add(down);
   if (query.packed) return blocks;
-  for (const std::int64_t few : {1, 2, 3})
+  for (const std::int64_t few : {1, 2})
     if (few < down) blocks.add(few);
   return blocks;
 }
@@ -140,7 +146,7 @@ bool give_slots(Plan& p, bool b_is_packed, std::int64_t row_blocks, const PlanLi
   if (with(row_blocks, row_blocks == 1 ? ahead_b : keep_b)) return true;
   if (row_blocks == 1 && with(1, cores * depths)) return true;
   if (!b_is_packed)
-    for (std::int64_t blocks = 2; blocks < down; blocks = std::max(blocks + 1, blocks * 5 / 4))
+    for (std::int64_t blocks = 2; blocks < down; blocks = std::max(blocks + 1, blocks * 3 / 2))
       if (with(blocks, 2 * cores * depths)) return true;
   if (with(down, cores * depths)) return true;
   // Less than that: tiles are packed again.
@@ -160,7 +166,8 @@ std::int64_t depth_for(const PlanQuery& query, const PlanLimits& limits) {
   return depth_of_tiles(query.shape.k, query.shape.n, query.method, limits.max_depth);
 }
 
-/// Calls `visit(plan, estimate)` for every candidate.
+/// Calls `visit(plan, estimate)` for every candidate: of each layout and width a few heights first,
+/// and the others where that came near the best.
 template <typename Visit>
 void for_each_candidate(const PlanQuery& query, const PlanLimits& limits, const Rates& rates,
                         Visit visit) {
@@ -168,26 +175,46 @@ void for_each_candidate(const PlanQuery& query, const PlanLimits& limits, const 
   const std::int64_t depth = depth_for(query, limits), surface = round_up(depth, kDepthStep);
   const int cores = std::max(limits.cores, 1);
   const Widths widths = widths_of(query, limits);
-  for (const Layout layout : {Layout::normal, Layout::native}) {
-    if (layout == Layout::normal && element == Element::int4) continue;
-    const int high = rows_per_row(query, layout);
-    const std::int64_t legal = most_rows(query, limits, layout, surface);
-    for (const std::int64_t width : widths) {
-      const std::int64_t one_task =
-          std::max<std::int64_t>(rows_of_one_task(element, layout, surface, width) / high, 4);
-      // Native layouts have nothing to offer where B is streamed for many tasks.
-      const std::int64_t most = layout == Layout::normal ? legal : std::min(legal, 2 * one_task);
-      for (const std::int64_t height : heights_of(query, most, one_task)) {
-        StepWork work;
-        int worked_out = 0;  // for so many cores
-        for (const std::int64_t row_blocks : row_blocks_of(query, height)) {
-          const auto found =
-              plan_of_tiles(query, limits, {layout, height, depth, width, row_blocks, cores});
-          if (!found) continue;
-          if (worked_out != found->cores) work = work_of_step(*found, query.bytes, rates);
-          worked_out = found->cores;
-          visit(*found, estimate(*found, work, query.packed.has_value(), rates));
-        }
+  constexpr double kNone = std::numeric_limits<double>::infinity();
+  std::array<double, 2 * kMostWidths> least;  // of a layout and a width
+  least.fill(kNone);
+  double best = kNone;
+
+  const auto try_height = [&](Layout layout, std::int64_t width, std::int64_t height) {
+    StepWork work;
+    int worked_out = 0;  // for so many cores
+    double seconds = kNone;
+    for (const std::int64_t row_blocks : row_blocks_of(query, height)) {
+      const auto found =
+          plan_of_tiles(query, limits, {layout, height, depth, width, row_blocks, cores});
+      if (!found) continue;
+      if (worked_out != found->cores) work = work_of_step(*found, query.bytes, rates);
+      worked_out = found->cores;
+      const Estimate estimated = estimate(*found, work, query.packed.has_value(), rates);
+      seconds = std::min(seconds, estimated.seconds);
+      visit(*found, estimated);
+    }
+    return seconds;
+  };
+  for (const bool first : {true, false}) {
+    std::size_t index = 0;
+    for (const Layout layout : {Layout::normal, Layout::native}) {
+      if (layout == Layout::normal && element == Element::int4) continue;
+      const int high = rows_per_row(query, layout);
+      const std::int64_t legal = most_rows(query, limits, layout, surface);
+      for (const std::int64_t width : widths) {
+        double& of_width = least[index++];
+        if (!first && of_width > kNear * best) continue;
+        const std::int64_t one_task =
+            std::max<std::int64_t>(rows_of_one_task(element, layout, surface, width) / high, 4);
+        // Native layouts have nothing to offer where B is streamed for many tasks.
+        const std::int64_t most = layout == Layout::normal ? legal : std::min(legal, 2 * one_task);
+        const Heights heights = heights_of(query, most, one_task);
+        const std::int64_t* const few = std::min(heights.begin() + kFirstHeights, heights.end());
+        for (const std::int64_t* height = first ? heights.begin() : few;
+             height != (first ? few : heights.end()); ++height)
+          of_width = std::min(of_width, try_height(layout, width, *height));
+        best = std::min(best, of_width);
       }
     }
   }
