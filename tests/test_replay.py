@@ -154,7 +154,7 @@ def test_no_plan_becomes_slower(case, limits):
 
 
 def test_three_cores_are_nearly_three_times_as_fast_where_the_memory_allows_it():
-    rates = host(14, "stretch", dram_bytes_per_second=60e9, memory_bytes_per_second=60e9)
+    rates = host(60, dram_bytes_per_second=200e9, memory_bytes_per_second=60e9)
     for method in METHODS:
         arguments = asked((2048, 2048, 3072), method, packed=True, rates=rates)
         one, three = (_core.replay(**arguments, cores=cores)["seconds"] for cores in (1, 3))

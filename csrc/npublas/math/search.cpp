@@ -133,9 +133,10 @@ bool give_slots(Plan& p, bool b_is_packed, std::int64_t row_blocks, const PlanLi
   const auto with = [&](std::int64_t blocks, std::int64_t b_slots) {
     const std::int64_t tiles = ceil_div(down, blocks);
     p.block_rows = std::min(tiles * p.tile_rows, p.shape.m);
-    // A row block's, which are packed for its first panels and stay for the others.
+    // A row block's, which are packed for its first panels and stay for the others, while some
+    // core is at the next one.
     const std::int64_t kept = tiles == 1 ? 0 : tiles * depths;
-    p.a_slots = std::min(std::max(kept, ahead_a), all_a);
+    p.a_slots = std::min(kept + ahead_a, all_a);
     p.b_slots = std::min(b_slots, all_b);
     return fits(p, limits);
   };
