@@ -25,6 +25,8 @@ from npublas._profile import Profile, profile
 from npublas._quantize import dequantize, quantize
 from npublas._quantized import QuantizedMatrix
 from npublas._stats import Counters, MemoryInfo, counters, memory_info, reset_counters
+from npublas._threadpool import register_threadpoolctl
+from npublas._tune import Tuning, tune
 from npublas._version import __version__
 from npublas.errors import (
     ConfigurationError,
@@ -36,6 +38,7 @@ from npublas.errors import (
     NpuResultError,
     NpuTimeoutError,
     NpuUnavailableError,
+    TuningFileError,
     WeightsFileError,
 )
 
@@ -60,6 +63,8 @@ __all__ = [
     "Profile",
     "QuantizedMatrix",
     "RunnerUp",
+    "Tuning",
+    "TuningFileError",
     "WeightsFileError",
     "__version__",
     "calibrate",
@@ -82,9 +87,11 @@ __all__ = [
     "pipeline",
     "profile",
     "quantize",
+    "register_threadpoolctl",
     "reset_counters",
     "set_config",
     "show_versions",
+    "tune",
     "wrap",
 ]
 

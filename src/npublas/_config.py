@@ -191,6 +191,11 @@ def get_config() -> Config:
     return replace(_process, **_changes(_ufuncs.override.get(0)))
 
 
+def process() -> Config:
+    """The settings of the process, without the `config_context` that we are in."""
+    return _process
+
+
 def config_context(
     *,
     device: Device | None = None,

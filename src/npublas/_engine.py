@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from npublas import _config, _core, _library, _memory, _threads, _verify
+from npublas import _config, _core, _library, _memory, _threadpool, _threads, _tuning, _verify
 from npublas._config import Config
 from npublas._environment import seconds
 from npublas.errors import NpuError
@@ -43,15 +43,19 @@ def open_engine() -> bool:
         try:
             _verify.survive(process.runtime, lock, lock_patience)
             tried = True
-            return _core.open_engine(
+            opened = _core.open_engine(
                 runtime=process.runtime,
                 memory_limit=memory_limit(process),
                 cores=process.cores,
                 threads=_threads.most(),
                 lock_file=lock,
                 lock_patience_ms=lock_patience,
-                run_patience_ms=_milliseconds("NPUBLAS_RUN_TIMEOUT", 20.0),
+                run_patience_ms=run_patience(),
             )
+            if opened:
+                _threadpool.register_if_loaded()
+                _tuning.apply(_core.engine_status())
+            return opened
         except NpuError as error:
             because = _library.cause(process.runtime, str(error))
             _core.make_unavailable(because, for_good=not tried)
@@ -75,6 +79,11 @@ def close_engine() -> None:
         _core.close_engine()
     finally:
         _opening.release()
+
+
+def run_patience() -> int:
+    """Return after how many milliseconds a run is given up."""
+    return _milliseconds("NPUBLAS_RUN_TIMEOUT", 20.0)
 
 
 def lock_file() -> str:
@@ -115,5 +124,7 @@ def _close_at_exit() -> None:
         _core.close_engine()
 
 
+_tuning.expect()
+_threadpool.register_if_loaded()
 atexit.register(_close_at_exit)
 _config.on_process_change(_process_change)

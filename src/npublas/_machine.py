@@ -132,7 +132,8 @@ def clocks(root: Path = Path("/")) -> tuple[Clock, ...]:
     """Return the clocks of NPU and DDR memory, where they can be read."""
     found = []
     for folder in _glob(root / "sys/class/devfreq", "*"):
-        name = "NPU" if folder.name.endswith(".npu") else "DDR" if folder.name == "dmc" else ""
+        # "fdab0000.npu" and "dmc" with the vendor's kernels; others have other addresses and names.
+        name = "NPU" if "npu" in folder.name else "DDR" if "dmc" in folder.name else ""
         current = _text(folder / "cur_freq")
         if name and current.isdecimal():
             maximum = _text(folder / "max_freq")

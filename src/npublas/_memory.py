@@ -14,13 +14,14 @@ def default_limit(root: Path = Path("/")) -> int:
     memory, and the limit of the control group that the process is in; at least 8 MiB.
     """
     limits = [GIBIBYTE]
-    if (available := _available(root)) is not None:
-        limits.append(available // 4)
+    if (free := available(root)) is not None:
+        limits.append(free // 4)
     limits.extend(_control_group_limits(root))
     return max(min(limits), 8 << 20)
 
 
-def _available(root: Path) -> int | None:
+def available(root: Path = Path("/")) -> int | None:
+    """Return the memory that programs could still have, None where nobody says."""
     for line in _read(root / "proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

@@ -21,9 +21,10 @@ def most(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) ->
     return min((limit for limit in limits if limit > 0), default=0)
 
 
-def effective() -> int:
-    """Return how many threads a product of this thread would have now."""
-    threads = _config.get_config().threads
+def effective(threads: int | str | None = None) -> int:
+    """Return how many threads a product of this thread would have, by a setting or by that here."""
+    if threads is None:
+        threads = _config.get_config().threads
     return _core.host_threads(threads if isinstance(threads, int) else 0, most())
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "NpuResultError",
     "NpuTimeoutError",
     "NpuUnavailableError",
+    "TuningFileError",
     "WeightsFileError",
 ]
 
@@ -55,6 +56,10 @@ class FallbackWarning(RuntimeWarning):
 
 class WeightsFileError(NpuError, ValueError):
     """A file of packed weights is truncated, altered, of a newer version, or none at all."""
+
+
+class TuningFileError(NpuError, ValueError):
+    """A file is no tuning of npublas, or none that this version can use."""
 
 
 class ConfigurationError(ValueError):

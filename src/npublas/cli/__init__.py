@@ -11,7 +11,7 @@ from pathlib import Path
 
 import npublas
 from npublas import _info
-from npublas.cli import _bench, _demo
+from npublas.cli import _bench, _demo, _tune
 from npublas.cli._failure import Failure
 from npublas.cli._terminal import say
 
@@ -25,6 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.command == "info":
             say(str(_info.info()))
             return 0 if npublas.is_available() else 1
+        if parsed.command == "tune":
+            return _tune.run(parsed.quick, parsed.save, parsed.plot)
+        if parsed.command == "tuning":
+            return _tune.manage(parsed.action, getattr(parsed, "file", None))
         if parsed.command == "bench":
             names = ("quick", "shapes", "dtypes", "precisions", "output", "report")
             return _bench.run(_bench.Options(**{name: getattr(parsed, name) for name in names}))
@@ -97,6 +101,40 @@ def _parser() -> argparse.ArgumentParser:
             "the output names the cause and its cure."
         ),
     )
+    tune = commands.add_parser(
+        "tune",
+        help="measure this machine, so that products run where they are faster",
+        description=(
+            "Measures the NPU, packing, and NumPy's products, in less than two minutes, and keeps "
+            "it in the cache directory for this chip, runtime, driver and clocks. Without an NPU "
+            "only the CPU is measured, and nothing is kept. Let the machine be idle meanwhile."
+        ),
+    )
+    tune.add_argument(
+        "--quick", action="store_true", help="in a quarter of the time, and less reliably"
+    )
+    tune.add_argument(
+        "--no-save", dest="save", action="store_false", help="show it, and keep nothing"
+    )
+    tune.add_argument(
+        "--plot",
+        metavar="FILE",
+        type=Path,
+        help="draw it, too: FILE ends in .png or .svg (needs npublas[report])",
+    )
+    tuning = commands.add_parser(
+        "tuning",
+        help="show, export, import or clear what was measured",
+        description="What `npublas tune` has measured and kept.",
+    )
+    actions = tuning.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("show", help="show what is kept, and for which machines")
+    actions.add_parser("clear", help="remove it")
+    for name, text in (
+        ("export", "write what is kept to a file"),
+        ("import", "keep what a file has, after checks"),
+    ):
+        actions.add_parser(name, help=text).add_argument("file", metavar="FILE", type=Path)
     return parser
 
 
