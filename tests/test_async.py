@@ -1,4 +1,4 @@
-"""Products in the background: results, errors, settings, bounds, cancellation, forks and the end."""
+"""Products in the background: results, errors, settings, bounds, cancellation, forks, the end."""
 
 from __future__ import annotations
 

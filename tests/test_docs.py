@@ -44,6 +44,11 @@ RUN_ELSEWHERE = {
         "half a minute; test_bench.py, in small"
     ),
     "npublas bench --report board.zip": "minutes; test_bench.py, in small",
+    "npublas tune": "two minutes; test_tuning.py, with --quick",
+    "npublas tuning show": "test_tuning.py, where nobody's own tuning is kept",
+    "npublas tuning export board.json": "the same",
+    "npublas tuning import board.json": "the same",
+    "npublas tuning clear": "the same",
     "python benchmarks/quantization_table.py": "two minutes; test_quantization_table.py, in small",
 }
 

@@ -420,3 +420,40 @@ def test_the_command_is_there():
         [sys.executable, "-m", "npublas", "tuning", "--help"], capture_output=True, check=False
     )
     assert done.returncode == 0 and b"export" in done.stdout
+
+
+# --- Correcting itself ----------------------------------------------------------------------------
+
+
+def test_products_slower_than_predicted_move_to_the_cpu_and_one_line_says_so(caplog):
+    npublas.set_config(runtime="simulator")
+    assert _engine.open_engine()
+    peaks = dict.fromkeys(("int8", "float16", "int4"), 1e16)
+    fast = {name: 1e13 for name in rates() if name.endswith(("bytes_per_second", "second_all"))}
+    quick = {"submit_seconds": 0.0, "queued_seconds": 0.0, "call_seconds": 0.0}
+    # An NPU of no real machine: whatever runs, takes longer than that.
+    _core.set_rates("target", {**fast, **quick, "macs_per_second": peaks, "cpu_flops": 1e12})
+    _core.set_correcting(True)
+    a = np.ones((256, 256), np.int8)
+    with caplog.at_level(logging.INFO, "npublas"):
+        for _ in range(20):
+            assert (npublas.matmul(a, a, dtype=np.int32) == 256).all()
+    assert npublas.counters().npu.products == 5 and npublas.counters().cpu.products == 15
+    (record,) = [r for r in caplog.records if "predicted time" in r.message]
+    assert record.levelno == logging.INFO
+    assert record.message.startswith("integers products of 33.6 to 134 Mflop take ")
+    assert npublas.counters().fallbacks == 0
+    # Other products are decided as before, and who demands the NPU has it.
+    b = np.ones((1024, 1024), np.int8)
+    assert npublas.explain(b, b, dtype=np.int32).on_npu
+    assert npublas.explain(a, a, dtype=np.int32, device="npu").on_npu
+    assert not npublas.explain(a, a, dtype=np.int32).on_npu
+
+
+def test_nothing_is_corrected_on_a_simulator_that_was_not_tuned(caplog):
+    npublas.set_config(runtime="simulator")
+    a = np.ones((256, 256), np.int8)
+    with caplog.at_level(logging.INFO, "npublas"):
+        for _ in range(20):
+            npublas.matmul(a, a, device="npu")
+    assert not caplog.records

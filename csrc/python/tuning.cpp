@@ -113,24 +113,6 @@ void register_measuring(py::module_& module) {
       py::arg("runtime"), py::arg("lock_file"), py::arg("patience_ms"), py::arg("most"),
       "Return how many bytes of NPU memory could be had at once, up to `most`.");
   module.def(
-      "identify",
-      [device](const std::string& runtime, const std::string& lock_file, int patience_ms) {
-        MeasuredIdentity identity;
-        {
-          const py::gil_scoped_release release;
-          identity = identify(device(runtime, lock_file, patience_ms));
-        }
-        py::dict result;
-        result["chip"] = identity.chip;
-        result["runtime_version"] = identity.runtime_version;
-        result["driver_version"] = identity.driver_version;
-        result["cores"] = identity.cores;
-        result["simulated"] = identity.simulated;
-        return result;
-      },
-      py::arg("runtime"), py::arg("lock_file"), py::arg("patience_ms"),
-      "Return what the NPU is, while the engine is closed.");
-  module.def(
       "measure_host",
       [](const std::string& work, int threads, double seconds) {
         const py::gil_scoped_release release;

@@ -139,7 +139,7 @@ def _device(runs: Sequence[Run], start: dict[str, Any]) -> dict[str, Any]:
     # What is behind another run starts right after it: the period is the run and the gap.
     alone = [run.seconds - submit for run in _of(runs, "queue") if run.in_flight == 1]
     queued = [run.period for run in _of(runs, "queue") if run.in_flight > 1]
-    gap = start["queued_seconds"]
+    gap: float = start["queued_seconds"]
     if alone and queued:
         gap = max(median(queued) - median(alone), 0.0)
     rates["queued_seconds"] = gap
@@ -195,7 +195,7 @@ def _host(records: Sequence[Host]) -> dict[str, Any]:
 
 
 def _cpu(records: Sequence[Cpu]) -> dict[str, Any]:
-    """The best of all: the CPU is never made slower than it is, so that the NPU has to be faster."""
+    """The best of all: the CPU is never taken to be slower than it was, whatever the size."""
     squares = [record.flops for record in records if record.shape[0] > 1]
     rows = [record.bytes_per_second for record in records if record.shape[0] == 1]
     return {

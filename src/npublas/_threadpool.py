@@ -1,12 +1,14 @@
 """The controller by which threadpoolctl, and with it scikit-learn, limits npublas's host threads.
 
 Importing npublas doesn't import threadpoolctl. Where that is loaded already it is told at once, and
-otherwise when the engine opens, which is before there are any threads of ours; `register` does it at
-any time. In the processes that joblib starts, `OMP_NUM_THREADS` is what limits them.
+otherwise when the engine opens, which is before there are any threads of ours;
+`register_threadpoolctl` does it at any time. In the processes that joblib starts,
+`OMP_NUM_THREADS` is what limits them.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 import threading
 from typing import Any
@@ -40,8 +42,7 @@ def register_threadpoolctl() -> None:
     ...     npublas.get_config().threads
     1
     """
-    import threadpoolctl
-
+    threadpoolctl = importlib.import_module("threadpoolctl")
     global _controller
     if not hasattr(threadpoolctl, "register"):
         raise ImportError(

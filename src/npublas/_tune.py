@@ -7,6 +7,7 @@ own, and at last whole products, to see how far they are from the sum of it all.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -171,8 +172,8 @@ def rows_of(
 def tune(*, quick: bool = False, save: bool = True, progress: Progress | None = None) -> Tuning:
     """Measure this machine, and decide and plan products by it from now on.
 
-    It takes less than two minutes; let the machine be idle meanwhile. Products of this process wait,
-    or run on the CPU, and so do those of other processes.
+    It takes less than two minutes; let the machine be idle meanwhile. The NPU is closed for most of
+    it: products of other processes run on the CPU, and this one is to have none.
 
     Parameters
     ----------
@@ -301,7 +302,7 @@ class _Tuner:
                 native=native,
                 seconds=median(seconds),
                 period=median(seconds) / in_flight,
-            )  # fmt: skip
+            )
         )
 
     def _device_steps(self) -> Iterator[Step]:
@@ -408,7 +409,7 @@ class _Tuner:
         rng = np.random.default_rng(0)
         if dtype == "int8":
             a, b = (rng.integers(-9, 9, s, np.int8) for s in ((m, k), (k, n)))
-            out = np.dtype(np.int32)
+            out: np.dtype[Any] = np.dtype(np.int32)
         else:
             a, b = (rng.standard_normal(s, np.float32) for s in ((m, k), (k, n)))
             out = np.dtype(np.float32)
@@ -481,7 +482,7 @@ def _blas_threads(quick: bool) -> list[tuple[int, Callable[[], Any]]]:
     """How many threads BLAS is measured with: 0 is its own choice, others need threadpoolctl."""
     choices: list[tuple[int, Callable[[], Any]]] = [(0, contextlib.nullcontext)]
     try:
-        from threadpoolctl import threadpool_limits
+        threadpool_limits = importlib.import_module("threadpoolctl").threadpool_limits
     except ImportError:
         return choices
     if quick:

@@ -205,6 +205,23 @@ TEST_CASE("a class that is kept from the NPU by its factor is tried again later,
   CHECK(corrected_seconds(products(4), {.cpu_seconds = 2, .npu_seconds = 1}) == 1);
 }
 
+TEST_CASE("products that share the NPU are not held against what is predicted of one") {
+  const Rated rated(rates_of(8));
+  const Prediction predicted{.cpu_seconds = 1, .npu_seconds = 1e-12};  // all take longer
+  for (int i = 0; i < 50; ++i) {
+    const ProductTimer first;
+    const ProductTimer second;
+    second.note(products(7), 1e-12);
+    first.note(products(7), 1e-12);
+  }
+  CHECK(corrected_seconds(products(7), predicted) == 1e-12);
+  for (int i = 0; i < 50; ++i) {
+    const ProductTimer alone;
+    alone.note(products(7), 1e-12);
+  }
+  CHECK(corrected_seconds(products(7), predicted) > 1e-12);
+}
+
 TEST_CASE("other rates forget the corrections of the old ones") {
   const Rated rated(rates_of(5));
   for (int i = 0; i < 5; ++i) note_product(products(5), 1e-3, 9e-3);

@@ -414,12 +414,11 @@ Outcome multiply(const Request& request, const Settings& settings) noexcept {
     const std::shared_ptr<void> unlock(nullptr, [&](void*) { engine->lock->release(); });
     Kept kept(request.product, request.epilogue.beta != 0);
     try {
-      const auto begun = Clock::now();
+      const ProductTimer timer;
       outcome = run(*engine, *plan, request, settings, kept);
       if (outcome.reason == Reason::npu) {
-        note_product(class_of(plan->method, request.weights != nullptr, plan->shape),
-                     predicted.npu_seconds,
-                     std::chrono::duration<double>(Clock::now() - begun).count());
+        timer.note(class_of(plan->method, request.weights != nullptr, plan->shape),
+                   predicted.npu_seconds);
       } else {
         kept.put_back();
       }

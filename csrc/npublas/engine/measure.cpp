@@ -207,18 +207,6 @@ std::size_t measure_window(const MeasuredDevice& device, std::size_t most) {
   return *had;
 }
 
-MeasuredIdentity identify(const MeasuredDevice& device) {
-  const auto identity = std::make_shared<MeasuredIdentity>();
-  visit(device, device.patience, [identity](const auto& runtime) {
-    *identity = {.chip = runtime->chip().name,
-                 .runtime_version = runtime->version_text(),
-                 .driver_version = runtime->driver_text(),
-                 .cores = runtime->chip().cores,
-                 .simulated = runtime->is_simulated()};
-  });
-  return *identity;
-}
-
 double measure_host(HostWork work, int threads, std::chrono::microseconds duration) {
   std::vector<double> bytes(std::size_t(threads), 0);
   std::vector<Clock::time_point> ends(bytes.size());

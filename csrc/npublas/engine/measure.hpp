@@ -41,14 +41,6 @@ MeasuredRuns measure_runs(const MeasuredDevice& device, const Runs& runs);
 /// The bytes of NPU memory that could be had at once, in steps of 32 MiB, up to `most`.
 std::size_t measure_window(const MeasuredDevice& device, std::size_t most);
 
-/// What the NPU is: "RK3588", versions, whether it is simulated.
-struct MeasuredIdentity {
-  std::string chip, runtime_version, driver_version;
-  int cores;
-  bool simulated;
-};
-MeasuredIdentity identify(const MeasuredDevice& device);
-
 /// Bytes read and written per second by `threads` that each pack or unpack tiles of a matrix of
 /// their own until `duration` is over.
 enum class HostWork : std::uint8_t { pack_a, pack_b, unpack_c };

@@ -50,6 +50,8 @@ std::atomic<std::uint64_t> last_generation{at_first.generation};
 Seen seen[kClasses];
 std::atomic<bool> correcting{false};
 std::atomic<bool> news_waiting{false};
+std::atomic<std::uint64_t> begun{0};  // products on the NPU
+std::atomic<int> under_way{0};
 State* state = new State;  // never destroyed, replaced in a forked child
 
 const int at_fork = ::pthread_atfork(nullptr, nullptr, [] {
@@ -59,6 +61,7 @@ const int at_fork = ::pthread_atfork(nullptr, nullptr, [] {
     one.trial_at = 0;
   }
   news_waiting = false;
+  under_way = 0;  // what was is the parent's
 });
 
 std::int64_t nanoseconds_now() {
@@ -165,6 +168,19 @@ void note_product(const ProductClass& products, double predicted, double measure
     news_waiting.store(true, relaxed);
   } catch (const std::exception&) {  // no memory: nothing is learnt
   }
+}
+
+ProductTimer::ProductTimer() noexcept
+    : begin_(std::chrono::steady_clock::now()),
+      number_(begun.fetch_add(1) + 1),
+      alone_(under_way.fetch_add(1) == 0) {}
+
+ProductTimer::~ProductTimer() { under_way.fetch_sub(1); }
+
+void ProductTimer::note(const ProductClass& products, double predicted) const noexcept {
+  const auto took = std::chrono::steady_clock::now() - begin_;
+  if (alone_ && begun.load() == number_)
+    note_product(products, predicted, std::chrono::duration<double>(took).count());
 }
 
 void set_correcting(bool on) noexcept { correcting = on; }

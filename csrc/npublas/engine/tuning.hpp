@@ -3,6 +3,7 @@
 // off. All of it is read on every call, so reading takes no lock and no more than a few loads.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 
@@ -37,9 +38,27 @@ std::string text_of(const ProductClass& products);
 /// is faster again; such trials take at most a hundredth of the time.
 double corrected_seconds(const ProductClass& products, const Prediction& predicted) noexcept;
 
-/// What the engine tells of a product that had the NPU to itself: seconds as the model alone
-/// predicts them, and as they were, without the time that it waited for its turn.
+/// What is learnt of a product that had the NPU to itself: seconds as the model alone predicts
+/// them, and as they were.
 void note_product(const ProductClass& products, double predicted, double measured) noexcept;
+
+/// A product on the NPU, from its construction on, which is after it has waited for others. What
+/// several take beside each other tells nothing of one of them, and is not noted.
+class ProductTimer {
+ public:
+  ProductTimer() noexcept;
+  ~ProductTimer();
+  ProductTimer(const ProductTimer&) = delete;
+  ProductTimer& operator=(const ProductTimer&) = delete;
+
+  /// It is done, and was predicted to take so long.
+  void note(const ProductClass& products, double predicted) const noexcept;
+
+ private:
+  std::chrono::steady_clock::time_point begin_;
+  std::uint64_t number_;  ///< of all that began
+  bool alone_;            ///< at its begin
+};
 
 /// Corrections are made, or not (at the start). None is where predictions are of another machine
 /// than the one that is measured: of a simulator that nobody has tuned.
