@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['ACTS', 'ELEMENTS', 'File', 'OLDEST_DRIVER', 'OLDEST_RUNTIME', 'RECOMMENDED_DRIVER', 'RECOMMENDED_RUNTIME', 'Recording', 'Weights', 'activate', 'busy', 'chip_name', 'close_engine', 'columns_of_weights', 'count', 'counts', 'current_rates', 'decide', 'engine_state', 'engine_status', 'finish', 'forget', 'has_low_parts', 'host_threads', 'identify', 'instruction_set', 'instruction_sets', 'join_b', 'layout_index', 'make_unavailable', 'measure_host', 'measure_runs', 'measure_window', 'method_of', 'multiply', 'open_engine', 'pack', 'pack_tiles', 'parse_version', 'plan', 'plan_for', 'plans', 'probe_runtime', 'product_is_zero', 'rates', 'read_runtime', 'replay', 'reset_counts', 'run_of', 'runtime_candidates', 'set_correcting', 'set_rates', 'simulator_path', 'soc_name', 'take_news', 'tile_depth', 'unpack_floats', 'unpack_integers', 'unpack_quantized', 'use_instruction_set']
+__all__: list[str] = ['ACTS', 'ELEMENTS', 'File', 'OLDEST_DRIVER', 'OLDEST_RUNTIME', 'RECOMMENDED_DRIVER', 'RECOMMENDED_RUNTIME', 'Recording', 'Weights', 'activate', 'busy', 'chip_name', 'close_engine', 'columns_of_weights', 'count', 'counts', 'current_rates', 'decide', 'engine_state', 'engine_status', 'finish', 'forget', 'has_low_parts', 'host_threads', 'instruction_set', 'instruction_sets', 'join_b', 'layout_index', 'make_unavailable', 'measure_host', 'measure_runs', 'measure_window', 'method_of', 'multiply', 'open_engine', 'pack', 'pack_tiles', 'parse_version', 'plan', 'plan_for', 'plans', 'probe_runtime', 'product_is_zero', 'rates', 'read_runtime', 'replay', 'reset_counts', 'run_of', 'runtime_candidates', 'set_correcting', 'set_rates', 'simulator_path', 'soc_name', 'take_news', 'tile_depth', 'unpack_floats', 'unpack_integers', 'unpack_quantized', 'use_instruction_set']
 class File:
     """
     An open file, closed when nobody has it any more.
@@ -117,10 +117,6 @@ def has_low_parts(operand: numpy.ndarray, *, is_a: bool, tile_depth: typing.Supp
 def host_threads(wanted: typing.SupportsInt | typing.SupportsIndex, most: typing.SupportsInt | typing.SupportsIndex) -> int:
     """
     Return how many threads a product of this thread has of the host; 0: nothing is said.
-    """
-def identify(runtime: str, lock_file: str, patience_ms: typing.SupportsInt | typing.SupportsIndex) -> dict[str, typing.Any]:
-    """
-    Return what the NPU is, while the engine is closed.
     """
 def instruction_set() -> str:
     ...
