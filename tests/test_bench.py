@@ -200,6 +200,7 @@ def test_the_report_is_one_archive_that_says_what_was_simulated(tmp_path: Path) 
         page = archive.read("report.html").decode()
     assert data["bench"]["simulated"] is True
     assert data["info"]["versions"]["versions"]["npublas"] == npublas.__version__
+    assert data["rates"]["measured"] is False
     assert "The NPU is simulated" in page
     assert page.count("<svg") == 3  # integers have no error to draw
     assert str(Path(npublas.__file__).parent) not in page + json.dumps(data)

@@ -69,7 +69,7 @@ def save(figure: Any, path: str | PathLike[str]) -> None:
 
 def timeline(trace: Trace) -> Any:
     """What each core and thread did when."""
-    tracks = [-1 - core for core in trace.cores()] + sorted(trace.threads)
+    tracks = [-1 - core for core in trace.cores()] + trace.workers()
     events = trace.events
     begin = (trace.running() - trace.begin) * 1e-6
     length = (events["end"] - trace.begin) * 1e-6 - begin

@@ -49,6 +49,11 @@ class Trace:
         tracks: NDArray[Any] = self.events["track"]
         return sorted(-1 - int(track) for track in np.unique(tracks[tracks < 0]))
 
+    def workers(self) -> list[int]:
+        """The threads that did something themselves, beside waiting for the NPU's runs."""
+        tracks = {int(track) for track in np.unique(self.events["track"]) if track >= 0}
+        return sorted(tracks | {int(product["thread"]) for product in self.products})
+
     def running(self) -> NDArray[np.int64]:
         """From when each event had its track to itself.
 
@@ -101,8 +106,9 @@ def _chrome_events(trace: Trace) -> Iterator[dict[str, Any]]:
         yield _named("process_sort_index", process, 0, sort_index=process)
     for core in trace.cores():
         yield _named("thread_name", NPU, core, name=f"core {core}")
-    for number, name in trace.threads.items():
-        yield _named("thread_name", HOST, number, name=f"thread {number} ({name})")
+    for number in trace.workers():
+        name = f"thread {number} ({trace.threads[number]})"
+        yield _named("thread_name", HOST, number, name=name)
 
     def slice_(name: str, process: int, track: int, begin: int, end: int, **args: Any) -> Any:
         # Microseconds, with the nanoseconds behind the point.

@@ -109,6 +109,17 @@ TEST_CASE("what a thread did is there after the thread has ended") {
   CHECK(recorded.threads.size() == 2);
 }
 
+TEST_CASE("a thread is shown by its name") {
+  Recording recording;
+  std::thread([] {
+    name_this_thread("npublas-test-of-a-name");
+    const Span span(Act::sync, here, 0);
+  }).join();
+  const Recorded recorded = recording.stop();
+  REQUIRE(recorded.threads.size() == 1);
+  CHECK(recorded.threads[0].name == "npublas-test-of");
+}
+
 TEST_CASE("what is more than the buffers hold is dropped and counted") {
   constexpr std::size_t beyond = 1000;
   Recording recording;

@@ -140,7 +140,8 @@ void Executor::hire(int threads) {
   }
 }
 
-void Executor::help(int) {
+void Executor::help(int number) {
+  trace::name_this_thread("npublas-host-" + std::to_string(number));
   Lock lock(mutex_);
   while (!quit_) {
     if (work_once(lock, nullptr)) continue;
@@ -151,6 +152,7 @@ void Executor::help(int) {
 }
 
 void Executor::serve(int core, int lane) {
+  trace::name_this_thread("npublas-core-" + std::to_string(core));
   Lock lock(mutex_);
   while (!quit_)
     if (!run_once(lock, core, lane)) cores_[std::size_t(core)]->woken.wait(lock);

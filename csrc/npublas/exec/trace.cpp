@@ -142,7 +142,7 @@ Buffer& my_buffer() {
 
 /// Appends what `fill` makes, if the generation has not ended and there is room.
 template <typename T, typename Fill>
-void append(Log<T> Buffer::*log, std::atomic<std::uint64_t>& count, std::size_t most,
+void append(Log<T> Buffer::* log, std::atomic<std::uint64_t>& count, std::size_t most,
             std::uint64_t of_generation, const Fill& fill) noexcept {
   try {
     Buffer& buffer = my_buffer();
@@ -197,6 +197,10 @@ Run::~Run() {
   event_.end = now();
   note_busy(event_.track.core(), event_.begin, event_.end);
   if (generation_ != 0) note(generation_, event_);
+}
+
+void name_this_thread(const std::string& name) noexcept {
+  ::pthread_setname_np(::pthread_self(), name.substr(0, 15).c_str());
 }
 
 void begin_product_now() noexcept {

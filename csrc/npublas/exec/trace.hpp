@@ -134,6 +134,9 @@ class Run {
   Event event_;
 };
 
+/// Gives this thread a name, of at most 15 bytes, that traces and the system's tools show.
+void name_this_thread(const std::string& name) noexcept;
+
 // ## Products
 
 void begin_product_now() noexcept;

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import npublas
-from npublas import _charts, _report
+from npublas import _charts, _core, _report
 from npublas._table import html_table
 from npublas.cli import _bench
 from npublas.cli._bench_cases import Result
@@ -31,6 +31,7 @@ def write(results: Sequence[Result], path: Path) -> list[str]:
     document = {
         "date": time.strftime("%Y-%m-%d"),
         "info": info,
+        "rates": _core.current_rates(),  # what predictions are made with, measured or not
         "bench": clean(_bench.document(results)),
     }
     facts = [
