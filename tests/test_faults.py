@@ -135,8 +135,7 @@ def test_one_failed_run_is_repeated_with_everything_made_anew_and_no_fallback(op
     assert npublas.counters().npu.products == 2
     # Two contexts that run, one to sync through, and the one that memory comes from.
     assert simulator.counters()["rknn_matmul_create"] == created + 4
-    # One core is enough for the second attempt; the other context is where all memory comes from.
-    assert npublas.memory_info().contexts == 2
+    assert npublas.memory_info().contexts == 4  # one core was enough for the second attempt
 
 
 def test_a_device_that_keeps_failing_is_left_alone_for_a_while(operands):

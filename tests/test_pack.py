@@ -377,17 +377,6 @@ def test_codings_that_make_no_sense_are_refused(coding, dtype):
         pack_lanes(np.zeros((2, 2), dtype), coding)
 
 
-@pytest.mark.parametrize("depth", [32, 96])
-@pytest.mark.parametrize("columns", [32, 64])
-def test_joined_surfaces_are_the_surface_of_one_above_the_other(depth, columns):
-    upper, lower = (
-        np.arange(depth * columns).reshape(depth, columns).astype(np.uint16) + start
-        for start in (0, 30000)
-    )
-    joined = _core.join_b(surface_b(upper), surface_b(lower), depth=depth, columns=columns)
-    np.testing.assert_array_equal(joined, surface_b(np.concatenate([upper, lower])))
-
-
 @pytest.mark.parametrize("dtype", [np.int8, np.float16])
 @pytest.mark.parametrize("layout", ["native", "normal"])
 def test_a_product_is_zero_only_if_it_is(dtype, layout):

@@ -212,7 +212,8 @@ def test_memory_info_shows_the_window():
     assert "closed" in repr(npublas.memory_info())
     npublas.matmul(I8, I8, device="npu")
     info = npublas.memory_info()
-    assert 0 < info.used <= info.peak <= info.limit and info.buffers == 3 and info.contexts == 2
+    assert 0 < info.used <= info.peak <= info.limit and info.buffers == 3
+    assert info.contexts == 3  # to run, to sync through, and where memory comes from
     assert "simulated" in repr(info) and info.to_dict()["used"] == info.used
 
 

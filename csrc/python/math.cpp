@@ -149,14 +149,6 @@ void pack_tiles(const py::array& matrix, const std::string& coding_name, bool is
     }
 }
 
-py::array_t<std::uint16_t> join(const py::array_t<std::uint16_t>& upper,
-                                const py::array_t<std::uint16_t>& lower, std::int64_t depth,
-                                std::int64_t columns) {
-  py::array_t<std::uint16_t> joined{py::ssize_t(2 * depth * columns)};
-  join_b(upper.data(), lower.data(), depth, columns, joined.mutable_data());
-  return joined;
-}
-
 py::dict as_dict(const Unpacked& unpacked) {
   py::dict seen;
   seen["finite"] = unpacked.finite;
@@ -191,8 +183,6 @@ void register_packing(py::module_& module) {
              py::arg("is_a"), py::arg("tile_lanes"), py::arg("tile_depth"), py::arg("surfaces"),
              py::arg("low") = py::none(), py::arg("dtype") = py::none(),
              py::arg("layout") = "native");
-  module.def("join_b", &join, py::arg("upper"), py::arg("lower"), py::kw_only(), py::arg("depth"),
-             py::arg("columns"));
 }
 
 /// `shape`: rows and columns.

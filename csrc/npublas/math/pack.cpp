@@ -301,20 +301,4 @@ Packed pack_b(const Lanes& source, const Packing& packing, std::int64_t surface_
               notes);
 }
 
-void join_b(const void* upper, const void* lower, std::int64_t depth, std::int64_t columns,
-            void* surface) {
-  // All of the depth of 16 columns is contiguous, above and below.
-  const std::int64_t block = layout::b_columns(Element::float16);
-  const auto* const from_upper = static_cast<const std::uint16_t*>(upper);
-  const auto* const from_lower = static_cast<const std::uint16_t*>(lower);
-  auto* const to = static_cast<std::uint16_t*>(surface);
-  for (std::int64_t column = 0; column < columns; column += block) {
-    const std::size_t from = layout::b_at(Element::float16, 0, column, depth);
-    std::copy_n(from_upper + from, depth * block,
-                to + layout::b_at(Element::float16, 0, column, 2 * depth));
-    std::copy_n(from_lower + from, depth * block,
-                to + layout::b_at(Element::float16, depth, column, 2 * depth));
-  }
-}
-
 }  // namespace npublas

@@ -88,9 +88,4 @@ Packed pack_a(const Lanes& source, const Packing& packing, Layout layout, std::i
 Packed pack_b(const Lanes& source, const Packing& packing, std::int64_t surface_columns,
               std::int64_t surface_depth, void* surface, void* low, const LaneNotes& notes);
 
-/// Joins two packed surfaces of B, each `depth` × `columns` of float16, into one of 2·`depth`:
-/// `upper` above `lower`. (Joined surfaces of A are just one after the other.)
-void join_b(const void* upper, const void* lower, std::int64_t depth, std::int64_t columns,
-            void* surface);
-
 }  // namespace npublas
