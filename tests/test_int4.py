@@ -17,7 +17,7 @@ from npublas.testing import simulator
 
 INT4 = np.dtype(ml_dtypes.int4)
 # Runs of the self-test: products of 1, 4, 128 and 132 rows on each core, and probes.
-OF_INT8, OF_FLOAT16 = 4 * 3, (4 + 1) * 3
+OF_INT8, OF_FLOAT16 = 6 * 3, (6 + 1) * 3
 SIZES = st.integers(1, 70) | st.sampled_from([127, 128, 129])
 DEPTHS = SIZES | st.sampled_from([479, 480, 481, 575, 576, 577, 961, 2000])
 FAST = settings(
