@@ -22,7 +22,7 @@ def stub() -> str:
         subprocess.run([*generator, *options], check=True, stdout=subprocess.DEVNULL)
         text = Path(folder, "npublas", "_core.pyi").read_text()
     return re.sub(
-        r"(?<=[:>] )(dict|list|tuple)(?=:| =|,|\)|$)",
+        r"(?<=[:>] )(dict|list|tuple)(?=:| =|,|\)| \||$)",
         lambda match: f"{match[1]}[{PARAMETERS[match[1]]}]",
         text,
         flags=re.MULTILINE,
