@@ -18,6 +18,7 @@ namespace {
 // pages apart, so that it pays to take much from each.
 constexpr std::int64_t kPanelBytes = 288 * 1024;
 constexpr std::int64_t kBytesOfRow = 256;
+constexpr std::int64_t kLine = 64;
 // A whole number of 64-byte pieces of coded lanes, be they float16 or int8.
 constexpr std::int64_t kPanelStep = 64;
 // Rows more, lest blocks be a power of two apart.
@@ -45,7 +46,7 @@ class RowPacker {
     const std::int64_t fit = kPanelBytes / std::max<std::int64_t>(padded_ * size_, 1);
     together_ = std::clamp(fit / group * group, group, of_row);
     thread_local Scratch panels, zeros;
-    const std::int64_t bytes = round_up(together_ * padded_ * size_, 64) + 64;
+    const std::int64_t bytes = round_up(together_ * size_, kLine) * padded_ + kLine;
     panels_[0].data = panels.at_least(2 * bytes);
     panels_[1].data = panels_[0].data + bytes;
     zeros_ = zeros.at_least(surface.bytes(surface.depth));
@@ -74,8 +75,12 @@ class RowPacker {
   void split(std::int64_t first, std::int64_t at, std::int64_t real, const Put& put);
   void quantize(std::int64_t first, std::int64_t at, std::int64_t real, const Put& put);
 
+  /// Lanes of a block, which is as many lines as there are rows.
+  std::int64_t of_block() const { return kLine / size_; }
   Panel panel_at(std::int64_t lane) const {
-    return {current_->data + lane / Panel::kBlock * padded_ * Panel::kBlock * size_, padded_};
+    const std::int64_t block = padded_ * kLine, within = lane % of_block() * size_;
+    return {current_->data + lane / of_block() * block + within,
+            of_block() > 16 ? 16 * size_ : block};
   }
   void note_scale(std::int64_t lane, double scale) {
     if (notes_.scales) notes_.scales[lane] = scale;
@@ -136,12 +141,13 @@ void RowPacker::collect(Collected& panel, std::int64_t count) {
 /// Adds the padding. False if there is NaN or infinity.
 bool RowPacker::complete(Collected& panel) {
   collect(panel, source_.depth);
-  const std::int64_t row = Panel::kBlock * size_, block = padded_ * row;
-  const std::int64_t collected = ceil_div(panel.lanes, Panel::kBlock);
-  const std::int64_t wanted = round_up(panel.lanes, surface_.lanes_together()) / Panel::kBlock;
+  const std::int64_t collected = ceil_div(panel.lanes, of_block());
+  const std::int64_t wanted =
+      ceil_div(round_up(panel.lanes, surface_.lanes_together()), of_block());
   for (std::int64_t i = 0; i < wanted; ++i) {
     const std::int64_t rows = i < collected ? source_.depth : 0;
-    std::fill_n(panel.data + i * block + rows * row, block - rows * row, std::byte(turned_));
+    std::fill_n(panel.data + (i * padded_ + rows) * kLine, (padded_ - rows) * kLine,
+                std::byte(turned_));
   }
   std::uint32_t largest = 0;
   for (const std::uint32_t of_lane : panel.largest) largest = std::max(largest, of_lane);
@@ -277,8 +283,7 @@ void RowPacker::split(std::int64_t first, std::int64_t at, std::int64_t real, co
         .size = round_up_sum(sizes),
         .top = std::ldexp(std::bit_cast<float>(current_->largest[std::size_t(at + i)]), exponent),
         .large = notes.large[i]};
-    add_vanishing(count_vanishing(panel.data + i * 4, Panel::kBlock * 4, source_.depth, exponent),
-                  loss);
+    add_vanishing(count_vanishing(panel.data + i * 4, kLine, source_.depth, exponent), loss);
     notes_.losses[first + i] = loss;
   }
 }

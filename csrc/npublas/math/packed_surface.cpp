@@ -13,7 +13,10 @@ bool is_line(const std::byte* to, std::int64_t stride) {
 
 Put PackedSurface::put_of(std::int64_t first, std::int64_t count, std::int64_t width,
                           std::uint8_t turned, std::byte* to) const {
-  Put put{.count = count, .to = to + at(first, 0), .turned = turned};
+  Put put{};
+  put.count = count;
+  put.to = to + at(first, 0);
+  put.turned = turned;
   if (layout == Layout::normal) {
     put.piece = put.piece_stride = 32;
     put.lane_stride = bytes(depth);

@@ -52,12 +52,12 @@ struct Rows {
   std::int64_t more;  ///< bytes of each row that are going to be collected after these
 };
 
-/// Collected lanes: blocks of 16, one after the other, each [depth][16], with more rows up to a
-/// multiple of 128 bytes of each coded lane.
+/// Collected lanes: blocks of 64 bytes of lanes (16 float32, 32 float16, 64 bytes), one after the
+/// other, with as many lines as there are rows, and more up to whole pieces of coded lanes.
 struct Panel {
-  static constexpr std::int64_t kBlock = 16, kMostLanes = 256;
-  const std::byte* data;
-  std::int64_t depth;  ///< of a block, with the padding
+  static constexpr std::int64_t kMostLanes = 256;
+  const std::byte* data;  ///< of 16 lanes
+  std::int64_t next;      ///< bytes to the next 16
 };
 
 /// Where coded lanes go that come from a panel: pieces of `piece` bytes (16, 32 or 64), piece p of
@@ -115,8 +115,8 @@ struct Packers {
 
   // What follows has no portable variant (null): the lanes are gathered one by one instead.
 
-  // Rows `begin` to `end` go to a panel, of which `padded` rows are one block. Lanes that lack to a
-  // whole block are zeros.
+  // Rows `begin` to `end` go to a panel, of which `padded` lines are one block. Lanes that lack to
+  // a whole block are zeros.
 
   /// Floats of any type as float32, and the largest magnitudes of the lanes, as bits, so far.
   using CollectFloats = void (*)(const Rows& rows, std::int64_t begin, std::int64_t end,

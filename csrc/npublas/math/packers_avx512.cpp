@@ -115,14 +115,19 @@ inline Vector add_bytes(Vector sums, Vector words, Vector turned) {
       _mm512_add_epi32(_mm512_castps_si512(sums), _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))));
 }
 
-/// Of 16 float16: the largest magnitudes so far, and the smallest less one.
-inline void note_halves(const std::byte* from, std::uint16_t* largest, std::uint16_t* smallest) {
+/// Of 16 float16 of each row: the largest magnitudes so far, and the smallest less one.
+inline void note_halves(const std::byte* from, std::int64_t stride, std::int64_t rows,
+                        std::uint16_t* largest, std::uint16_t* smallest) {
   const auto at = [](auto* memory) { return reinterpret_cast<__m256i*>(memory); };
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-  const __m256i magnitudes = _mm256_and_si256(bits, _mm256_set1_epi16(0x7fff));
-  const __m256i less_one = _mm256_sub_epi16(magnitudes, _mm256_set1_epi16(1));
-  _mm256_storeu_si256(at(largest), _mm256_max_epu16(_mm256_loadu_si256(at(largest)), magnitudes));
-  _mm256_storeu_si256(at(smallest), _mm256_min_epu16(_mm256_loadu_si256(at(smallest)), less_one));
+  __m256i most = _mm256_loadu_si256(at(largest)), least = _mm256_loadu_si256(at(smallest));
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + row * stride));
+    const __m256i magnitudes = _mm256_and_si256(bits, _mm256_set1_epi16(0x7fff));
+    most = _mm256_max_epu16(most, magnitudes);
+    least = _mm256_min_epu16(least, _mm256_sub_epi16(magnitudes, _mm256_set1_epi16(1)));
+  }
+  _mm256_storeu_si256(at(largest), most);
+  _mm256_storeu_si256(at(smallest), least);
 }
 
 inline Bytes no_bytes() { return _mm_setzero_si128(); }

@@ -109,14 +109,19 @@ inline Vector add_bytes(Vector sums, Vector words, Vector turned) {
   return vreinterpretq_f32_s32(vpadalq_s16(vreinterpretq_s32_f32(sums), vpaddlq_s8(bytes)));
 }
 
-/// Of 16 float16: the largest magnitudes so far, and the smallest less one.
-inline void note_halves(const std::byte* from, std::uint16_t* largest, std::uint16_t* smallest) {
+/// Of 16 float16 of each row: the largest magnitudes so far, and the smallest less one.
+inline void note_halves(const std::byte* from, std::int64_t stride, std::int64_t rows,
+                        std::uint16_t* largest, std::uint16_t* smallest) {
   for (int i = 0; i < 16; i += 8) {
-    const uint16x8_t bits = vreinterpretq_u16_u8(load_16(from + 2 * i));
-    const uint16x8_t magnitudes = vandq_u16(bits, vdupq_n_u16(0x7fff));
-    vst1q_u16(largest + i, vmaxq_u16(vld1q_u16(largest + i), magnitudes));
-    vst1q_u16(smallest + i,
-              vminq_u16(vld1q_u16(smallest + i), vsubq_u16(magnitudes, vdupq_n_u16(1))));
+    uint16x8_t most = vld1q_u16(largest + i), least = vld1q_u16(smallest + i);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const uint16x8_t bits = vreinterpretq_u16_u8(load_16(from + row * stride + 2 * i));
+      const uint16x8_t magnitudes = vandq_u16(bits, vdupq_n_u16(0x7fff));
+      most = vmaxq_u16(most, magnitudes);
+      least = vminq_u16(least, vsubq_u16(magnitudes, vdupq_n_u16(1)));
+    }
+    vst1q_u16(largest + i, most);
+    vst1q_u16(smallest + i, least);
   }
 }
 

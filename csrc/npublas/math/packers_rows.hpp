@@ -67,52 +67,69 @@ void collect_floats(const Rows& rows, std::int64_t begin, std::int64_t end, std:
   }
 }
 
-/// Calls `note(block, row)` for the 16 elements of each block and row.
-template <int Size, typename Note>
+/// Calls `note(block, rows, count)` for some rows of each block, once they are in the panel.
+template <typename Note>
 NPUBLAS_INLINE void collect_as_it_is(const Rows& rows, std::int64_t begin, std::int64_t end,
-                                     std::int64_t padded, std::byte* panel, std::uint8_t padding,
-                                     Note note) {
-  constexpr std::int64_t kBlock = kUnit * Size;
-  const std::int64_t blocks = (rows.lanes + kUnit - 1) / kUnit;
-  const std::int64_t block_bytes = padded * kBlock;
-  for (std::int64_t d = begin; d < end; ++d) {
-    ask_ahead(rows, d, rows.lanes * Size);
+                                     std::int64_t size, std::int64_t padded, std::byte* panel,
+                                     std::uint8_t padding, Note note) {
+  constexpr std::int64_t kRows = 4;
+  const std::int64_t bytes = rows.lanes * size, blocks = (bytes + kLine - 1) / kLine;
+  for (std::int64_t d = begin; d < end; d += kRows) {
+    const std::int64_t count = end - d < kRows ? end - d : kRows;
+    for (std::int64_t row = 0; row < count; ++row) ask_ahead(rows, d + row, bytes);
     for (std::int64_t block = 0; block < blocks; ++block) {
-      const std::byte* const from = rows.from + d * rows.stride + block * kBlock;
-      std::byte* const to = panel + block * block_bytes + d * kBlock;
-      const std::int64_t lanes = rows.lanes - block * kUnit;
-      if (lanes < kUnit) {
-        __builtin_memset(to, padding, kBlock);
-        __builtin_memcpy(to, from, std::size_t(lanes * Size));
-      } else {
-        __builtin_memcpy(to, from, kBlock);
+      const std::byte* const from = rows.from + d * rows.stride + block * kLine;
+      std::byte* const to = panel + (block * padded + d) * kLine;
+      const std::int64_t rest = bytes - block * kLine;
+      for (std::int64_t row = 0; row < count; ++row) {
+        if (rest < kLine) {
+          __builtin_memset(to + row * kLine, padding, kLine);
+          __builtin_memcpy(to + row * kLine, from + row * rows.stride, std::size_t(rest));
+        } else {
+          store_line<false>(to + row * kLine, load_line(from + row * rows.stride), 0);
+        }
       }
-      note(block, to);
+      note(block, to, count);
     }
   }
 }
 
 void collect_halves(const Rows& rows, std::int64_t begin, std::int64_t end, std::int64_t padded,
                     std::byte* panel, HalfRanges* ranges) {
-  collect_as_it_is<2>(rows, begin, end, padded, panel, 0,
-                      [&](std::int64_t block, const std::byte* row) {
-                        note_halves(row, ranges[block].largest, ranges[block].smallest_less_one);
-                      });
+  collect_as_it_is(rows, begin, end, 2, padded, panel, 0,
+                   [&](std::int64_t block, const std::byte* from, std::int64_t count) {
+                     for (int i = 0; i < 2; ++i) {
+                       HalfRanges& noted = ranges[2 * block + i];
+                       note_halves(from + 32 * i, kLine, count, noted.largest,
+                                   noted.smallest_less_one);
+                     }
+                   });
 }
 
 std::uint8_t collect_bytes(const Rows& rows, std::int64_t begin, std::int64_t end,
                            std::int64_t padded, std::byte* panel, std::uint8_t padding) {
-  std::uint64_t any[2] = {};
-  collect_as_it_is<1>(rows, begin, end, padded, panel, padding,
-                      [&](std::int64_t, const std::byte* row) {
-                        std::uint64_t bits[2];
-                        __builtin_memcpy(bits, row, sizeof bits);
-                        any[0] |= bits[0];
-                        any[1] |= bits[1];
-                      });
-  std::uint8_t folded = 0;
-  for (int i = 0; i < 8; ++i) folded |= std::uint8_t((any[0] | any[1]) >> (8 * i));
-  return folded;
+  // Of lanes that lack, there are no bits in the source.
+  Vector any = zero();
+  collect_as_it_is(rows, begin, end, 1, padded, panel, padding,
+                   [&](std::int64_t block, const std::byte* from, std::int64_t count) {
+                     const std::int64_t rest = rows.lanes - block * kLine;
+                     if (rest < kLine) {
+                       std::byte whole[kLine] = {};
+                       for (std::int64_t row = 0; row < count; ++row) {
+                         __builtin_memcpy(whole, from + row * kLine, std::size_t(rest));
+                         for (int i = 0; i < kParts; ++i)
+                           any = or_bits(any, load(whole + 4 * i * kWidth));
+                       }
+                       return;
+                     }
+                     for (std::int64_t row = 0; row < count; ++row)
+                       for (int i = 0; i < kParts; ++i)
+                         any = or_bits(any, load(from + row * kLine + 4 * i * kWidth));
+                   });
+  std::uint32_t words[kWidth], all = 0;
+  store(words, any);
+  for (const std::uint32_t word : words) all |= word;
+  return std::uint8_t(all | all >> 8 | all >> 16 | all >> 24);
 }
 
 // ## Coding and transposing
@@ -153,7 +170,7 @@ NPUBLAS_INLINE void put_stage(const Stage& stage, const Put& put, std::byte* bas
 /// `kOutputs` of them, the second of which go to `low`.
 template <typename Coder>
 void code_rows(const Panel& panel, const Put& put, std::byte* low, Coder& coder) {
-  constexpr std::int64_t kRows = Coder::kRows, kRow = kUnit * Coder::kSize;
+  constexpr std::int64_t kRows = Coder::kRows;
   constexpr std::int64_t kWords = kLine / 4;
   constexpr int kOutputs = Coder::kOutputs;
   Stage stages[kOutputs];
@@ -161,8 +178,7 @@ void code_rows(const Panel& panel, const Put& put, std::byte* low, Coder& coder)
   const std::int64_t steps = (put.pieces * put.piece + kLine - 1) / kLine;
   for (std::int64_t step = 0; step < steps; ++step) {
     for (std::int64_t block = 0; block < blocks; ++block) {
-      const std::byte* const from =
-          panel.data + (block * panel.depth + step * kWords * kRows) * kRow;
+      const std::byte* const from = panel.data + block * panel.next + step * kWords * kRows * kLine;
       for (int part = 0; part < kParts; ++part) {
         for (int group = 0; group < kParts; ++group) {
           Vector squares[kOutputs][kWidth];
@@ -170,7 +186,7 @@ void code_rows(const Panel& panel, const Put& put, std::byte* low, Coder& coder)
           for (int i = 0; i < kWidth; ++i) {
             const int word = group * kWidth + i;
             Vector words[kOutputs];
-            coder.code(from + word * kRows * kRow + part * kWidth * Coder::kSize,
+            coder.code(from + word * kRows * kLine + part * kWidth * Coder::kSize,
                        int(block) * kParts + part, int(word * kRows % kUnit), words);
             for (int o = 0; o < kOutputs; ++o) squares[o][i] = words[o];
           }
@@ -225,7 +241,7 @@ struct HalfScaler {
   Vector powers[kAll];
   NPUBLAS_INLINE void code(const std::byte* from, int part, int, Vector* words) const {
     words[0] = pair_of_halves(mul(load_float16(from), powers[part]),
-                              mul(load_float16(from + 32), powers[part]));
+                              mul(load_float16(from + 64), powers[part]));
   }
 };
 
@@ -238,7 +254,7 @@ void scale_rows(const Panel& panel, const float* powers, const Put& put) {
 struct HalfCopier {
   static constexpr int kRows = 2, kSize = 2, kOutputs = 1;
   NPUBLAS_INLINE void code(const std::byte* from, int, int, Vector* words) const {
-    words[0] = load_pairs(from, from + 32);
+    words[0] = load_pairs(from, from + 64);
   }
 };
 
@@ -336,7 +352,7 @@ struct ByteCopier {
   static constexpr int kRows = 4, kSize = 1, kOutputs = 1;
   Vector sums[kAll], turned;
   NPUBLAS_INLINE void code(const std::byte* from, int part, int, Vector* words) {
-    words[0] = load_quads(from, from + 16, from + 32, from + 48);
+    words[0] = load_quads(from, from + 64, from + 128, from + 192);
     sums[part] = add_bytes(sums[part], words[0], turned);
   }
 };
