@@ -313,6 +313,19 @@ def test_a_queued_run_begins_when_the_one_before_it_on_its_core_has_ended() -> N
     assert _profile._busy(trace, 3) == pytest.approx((0.3, 0.06, 0.0))
 
 
+def test_a_product_that_began_before_the_profile_gets_nothing_of_what_nobody_owns() -> None:
+    trace = synthetic([(0, 0, 10)])
+    product = {
+        "product": 0, "begin": 50, "end": 90, "cpu_nanoseconds": 0, "shape": (1, 2, 3, 4),
+        "dtype": "int8", "method": "", "on_npu": True, "reason": "", "fallback": False,
+        "simulated": True, "thread": 0,
+    }  # fmt: skip
+    trace.products.append(product)
+    (found,) = _profile._products(trace, 3)
+    assert found.work.run == 0
+    assert found.work.seconds == pytest.approx(40e-9)
+
+
 # The page
 
 

@@ -2,12 +2,15 @@
 #include <dlfcn.h>
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <thread>
 #include <vector>
 
 #include "npublas/base/error.hpp"
 #include "npublas/engine/engine.hpp"
+#include "npublas/exec/trace.hpp"
 
 using namespace npublas;
 
@@ -107,6 +110,40 @@ TEST_CASE("several threads multiply at once in a window that evicts") {
   for (std::thread& thread : threads) thread.join();
   for (const Example& example : examples) CHECK(example.c == example.expected);
   CHECK(engine_status().window.peak_bytes <= std::size_t(1) << 20);
+}
+
+TEST_CASE("products of several threads are recorded while other recordings come and go") {
+  const OpenEngine engine;
+  std::atomic<bool> stop{false};
+  std::thread others([&stop] {
+    while (!stop) {
+      trace::Recording recording;
+      recording.stop();
+    }
+  });
+  trace::Recording recording;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i)
+    threads.emplace_back([i] {
+      Example example({1, 40 + 4 * i, 200, 96});
+      trace::begin_product();
+      const Outcome outcome = multiply({.product = example.product()}, kNpu);
+      count(DType::int8, example.shape, outcome.reason, false, outcome.seconds);
+      CHECK(outcome.reason == Reason::npu);
+      CHECK(example.c == example.expected);
+    });
+  for (std::thread& thread : threads) thread.join();
+  const trace::Recorded recorded = recording.stop();
+  stop = true;
+  others.join();
+  REQUIRE(recorded.products.size() == 3);
+  for (const trace::ProductNote& product : recorded.products)
+    for (const trace::Act act : {trace::Act::plan, trace::Act::pack_a, trace::Act::pack_b,
+                                 trace::Act::run, trace::Act::unpack})
+      CHECK(std::any_of(recorded.events.begin(), recorded.events.end(), [&](const auto& event) {
+        return event.product == product.product && event.act == act;
+      }));
+  reset_counts();
 }
 
 TEST_CASE("a failed run is repeated on one core, and a second failure is the caller's to mend") {
