@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from npublas import _config, _core, _engine, _memory, _rates, _threads, _tuning
+from npublas import _config, _core, _engine, _memory, _rates, _threads, _tuning, _tuning_plot
 from npublas._machine import clocks
 from npublas._matmul import ufunc as matmul
 from npublas._packed import pack
@@ -105,15 +105,16 @@ class Tuning:
 
         Needs matplotlib, which the extra ``report`` has.
         """
-        from npublas import _tuning_plot
+        _tuning_plot.draw(self._title(), self.records, path)
 
-        _tuning_plot.draw(self, path)
+    def _title(self) -> str:
+        return f"npublas tuning of {self.machine}" + " (simulated)" * self.simulated
 
     def _rows(self) -> list[tuple[str, str, str, str]]:
         return rows_of(self.rates, self.measured)
 
     def _summary(self) -> list[str]:
-        lines = [f"npublas tuning of {self.machine}" + " (simulated)" * self.simulated]
+        lines = [self._title()]
         if self.window_bytes:
             lines.append(f"NPU memory that could be had: {mebibytes(self.window_bytes)} at least")
         if self.wake_seconds:

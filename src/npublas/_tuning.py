@@ -27,24 +27,16 @@ _LARGEST = 4 << 20  # bytes of a file
 _CLOCK = "NPUBLAS_SIMULATOR_CLOCK"
 _logger = logging.getLogger("npublas")
 
-# What each rate may be: far beyond what any machine does, and never zero, NaN or infinite.
+# What each rate may be: far beyond what any machine does, and never NaN or infinite.
 _BOUNDS: Mapping[str, tuple[float, float]] = {
     "efficiency": (0.01, 1.0),
-    "core_bytes_per_second": (1e5, 1e13),
-    "memory_bytes_per_second": (1e5, 1e13),
-    "dram_bytes_per_second": (1e5, 1e13),
-    "submit_seconds": (0.0, 10.0),
-    "queued_seconds": (0.0, 10.0),
-    "call_seconds": (0.0, 10.0),
     "slack": (0.1, 1000.0),
     "normal_factor": (1.0, 100.0),
-    "pack_bytes_per_second": (1e5, 1e13),
-    "pack_bytes_per_second_all": (1e5, 1e13),
     "threads": (1, 1024),
     "cpu_flops": (1e6, 1e16),
-    "cpu_bytes_per_second": (1e5, 1e13),
 }
-_PEAKS = (1e5, 1e16)
+_SECONDS, _BYTES, _PEAKS = (0.0, 10.0), (1e5, 1e13), (1e5, 1e16)
+_ELEMENTS = ("int8", "float16", "int4")
 
 
 @dataclass(frozen=True)
@@ -266,24 +258,25 @@ def check_rates(rates: object) -> dict[str, Any]:
     """Return rates that can be, all of them, or raise TuningFileError."""
     if not isinstance(rates, dict):
         raise TuningFileError("an entry has no rates")
-    wanted = {*_BOUNDS, "macs_per_second"}
+    wanted = _core.rates("target").keys() - {"measured"}
     if rates.keys() != wanted:
         odd = sorted(rates.keys() ^ wanted)
-        raise TuningFileError(
-            f"the rates are not those that npublas has: {', '.join(map(str, odd))}"
-        )
+        raise TuningFileError(f"the rates are not those that npublas has: {', '.join(odd)}")
     peaks = rates["macs_per_second"]
-    elements = ("int8", "float16", "int4")
-    if not isinstance(peaks, dict) or peaks.keys() != set(elements):
-        raise TuningFileError(f"macs_per_second must have {', '.join(elements)}")
+    if not isinstance(peaks, dict) or peaks.keys() != set(_ELEMENTS):
+        raise TuningFileError(f"macs_per_second must have {', '.join(_ELEMENTS)}")
     checked: dict[str, Any] = {
-        name: _number(name, rates[name], bounds) for name, bounds in _BOUNDS.items()
+        name: _number(name, rates[name], _bounds(name)) for name in wanted - {"macs_per_second"}
     }
     checked["threads"] = int(checked["threads"])
     checked["macs_per_second"] = {
-        name: _number(f"macs_per_second of {name}", peaks[name], _PEAKS) for name in elements
+        name: _number(f"macs_per_second of {name}", peaks[name], _PEAKS) for name in _ELEMENTS
     }
     return checked
+
+
+def _bounds(name: str) -> tuple[float, float]:
+    return _BOUNDS.get(name) or (_SECONDS if name.endswith("_seconds") else _BYTES)
 
 
 def _number(name: str, value: object, bounds: tuple[float, float]) -> float:

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import importlib
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from npublas import _charts
 
-if TYPE_CHECKING:
-    from npublas._tune import Tuning
 
-
-def draw(tuning: Tuning, path: str | PathLike[str]) -> None:
+def draw(title: str, records: list[dict[str, Any]], path: str | PathLike[str]) -> None:
     """Write the charts to a file."""
     _charts.check()
     figure = importlib.import_module("matplotlib.figure").Figure(
         figsize=(11, 3.6), layout="constrained"
     )
     left, middle, right = figure.subplots(1, 3)
-    _numpy(left, tuning.records)
-    _npu(middle, tuning.records)
-    _packing(right, tuning.records)
+    _numpy(left, records)
+    _npu(middle, records)
+    _packing(right, records)
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{tuning.machine}{' (simulated)' * tuning.simulated}", fontsize=9)
+    figure.suptitle(title, fontsize=9)
     _charts.save(figure, path)
 
 
