@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import npublas
-from npublas import cli
+from npublas import _tuning, cli
 from npublas.cli import _bench, _bench_cases, _bench_report
 from npublas.cli._bench_cases import Case
 from npublas.cli._failure import Failure
@@ -204,6 +204,22 @@ def test_the_report_is_one_archive_that_says_what_was_simulated(tmp_path: Path) 
     assert "The NPU is simulated" in page
     assert page.count("<svg") == 3  # integers have no error to draw
     assert str(Path(npublas.__file__).parent) not in page + json.dumps(data)
+
+
+def test_the_report_has_what_was_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Entry:
+        def to_dict(self) -> dict[str, Any]:
+            return {"rates": {"submit_seconds": 5e-5}}
+
+    read: list[Path] = []
+    monkeypatch.setattr(_tuning, "read", lambda path: read.append(path) or [Entry()])
+    assert _bench_report._tunings() == [{"rates": {"submit_seconds": 5e-5}}]
+    assert read == [_tuning.path(simulated=True)]
+
+
+def test_a_report_without_a_tuning_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tuning, "path", lambda simulated: tmp_path / "nothing")
+    assert _bench_report._tunings() == []
 
 
 def test_names_of_users_hosts_and_folders_are_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:

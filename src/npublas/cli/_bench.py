@@ -110,7 +110,7 @@ def results_page(results: Sequence[Result]) -> list[str]:
                 si(result.seconds, "s"),
                 f"{result.gflops:.3g}",
                 si(result.numpy_float32_seconds, "s"),
-                f"{result.speedup:.2g} x",
+                f"{result.speedup:.2g} x" if result.speedup < 10 else f"{result.speedup:.0f} x",
                 f"{result.roof_share:.0%}",
                 f"{result.error:.0e}" if result.error else "exact",
             )

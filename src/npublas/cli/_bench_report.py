@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import npublas
-from npublas import _charts, _core, _report
+from npublas import _charts, _core, _report, _tuning
 from npublas._table import html_table
 from npublas.cli import _bench
 from npublas.cli._bench_cases import Result
@@ -32,6 +32,7 @@ def write(results: Sequence[Result], path: Path) -> list[str]:
         "date": time.strftime("%Y-%m-%d"),
         "info": info,
         "rates": _core.current_rates(),  # what predictions are made with, measured or not
+        "tuning": clean(_tunings()),
         "bench": clean(_bench.document(results)),
     }
     facts = [
@@ -52,6 +53,15 @@ def write(results: Sequence[Result], path: Path) -> list[str]:
         ),
         *note,
     ]
+
+
+def _tunings() -> list[dict[str, Any]]:
+    """What `npublas tune` has kept, of this machine or others."""
+    try:
+        kept = _tuning.read(_tuning.path(npublas.info().simulated))
+    except (OSError, npublas.TuningFileError):
+        return []
+    return [entry.to_dict() for entry in kept]
 
 
 def _page(results: Sequence[Result], facts: list[tuple[str, str]]) -> tuple[str, list[str]]:
