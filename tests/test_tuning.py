@@ -315,6 +315,20 @@ def test_everything_of_a_simulator_is_measured_and_nothing_kept():
     assert (npublas.matmul(a, a, device="npu") == a @ a).all()
 
 
+def test_a_measurement_that_fails_leaves_the_rates_as_they_were(monkeypatch):
+    npublas.set_config(runtime="simulator")
+    before = _core.current_rates()
+
+    def fail(*_):
+        assert _core.current_rates()["measured"]
+        raise RuntimeError("no more")
+
+    monkeypatch.setattr(_core, "plan_for", fail)
+    with pytest.raises(RuntimeError, match="no more"):
+        npublas.tune(quick=True)
+    assert _core.current_rates() == before
+
+
 def test_without_an_npu_the_cpu_is_measured_and_that_is_said():
     npublas.set_config(runtime="/nowhere/librknnrt.so")
     tuning = npublas.tune(quick=True)
@@ -448,7 +462,11 @@ def test_products_slower_than_predicted_move_to_the_cpu_and_one_line_says_so(cap
     b = np.ones((1024, 1024), np.int8)
     assert npublas.explain(b, b, dtype=np.int32).on_npu
     assert npublas.explain(a, a, dtype=np.int32, device="npu").on_npu
-    assert not npublas.explain(a, a, dtype=np.int32).on_npu
+    explained = npublas.explain(a, a, dtype=np.int32)
+    assert not explained.on_npu and explained.npu_seconds > explained.cpu_seconds
+    assert not explained.measured and "from published figures" in repr(explained)
+    _core.set_rates("target", {"measured": True})
+    assert "(as measured)" in repr(npublas.explain(a, a, dtype=np.int32, device="npu"))
 
 
 def test_nothing_is_corrected_on_a_simulator_that_was_not_tuned(caplog):

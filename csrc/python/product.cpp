@@ -144,7 +144,7 @@ py::object planned(int settings_bits, const std::string& a_name, const std::stri
     if (!(one.plan == *plan) && others.size() < 5) others.append(to_dict(one));
   result["runners_up"] = others;
   result["cpu_seconds"] = predicted.cpu_seconds;
-  result["npu_seconds"] = predicted.npu_seconds;
+  result["npu_seconds"] = corrected_seconds(class_of(plan->method, packed, shape), predicted);
   return result;
 }
 

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['ACTS', 'ELEMENTS', 'File', 'OLDEST_DRIVER', 'OLDEST_RUNTIME', 'RECOMMENDED_DRIVER', 'RECOMMENDED_RUNTIME', 'Recording', 'Weights', 'activate', 'busy', 'chip_name', 'close_engine', 'columns_of_weights', 'count', 'counts', 'current_rates', 'decide', 'engine_state', 'engine_status', 'finish', 'forget', 'has_low_parts', 'host_threads', 'instruction_set', 'instruction_sets', 'join_b', 'layout_index', 'make_unavailable', 'measure_host', 'measure_runs', 'measure_window', 'method_of', 'multiply', 'open_engine', 'pack', 'pack_tiles', 'parse_version', 'plan', 'plan_for', 'plans', 'probe_runtime', 'product_is_zero', 'rates', 'read_runtime', 'replay', 'reset_counts', 'run_of', 'runtime_candidates', 'set_correcting', 'set_rates', 'simulator_path', 'soc_name', 'take_news', 'tile_depth', 'unpack_floats', 'unpack_integers', 'unpack_quantized', 'use_instruction_set']
+__all__: list[str] = ['ACTS', 'ELEMENTS', 'File', 'OLDEST_DRIVER', 'OLDEST_RUNTIME', 'RECOMMENDED_DRIVER', 'RECOMMENDED_RUNTIME', 'Recording', 'Weights', 'activate', 'busy', 'chip_name', 'close_engine', 'columns_of_weights', 'count', 'counts', 'current_rates', 'decide', 'engine_state', 'engine_status', 'finish', 'finish_floats', 'finish_quantized', 'forget', 'has_low_parts', 'host_threads', 'instruction_set', 'instruction_sets', 'join_b', 'layout_index', 'make_unavailable', 'measure_host', 'measure_runs', 'measure_window', 'method_of', 'multiply', 'open_engine', 'pack', 'pack_tiles', 'parse_version', 'plan', 'plan_for', 'plans', 'probe_runtime', 'product_is_zero', 'rates', 'read_runtime', 'replay', 'reset_counts', 'run_of', 'runtime_candidates', 'set_correcting', 'set_rates', 'simulator_path', 'soc_name', 'take_news', 'tile_depth', 'unpack_floats', 'unpack_integers', 'unpack_quantized', 'use_instruction_set']
 class File:
     """
     An open file, closed when nobody has it any more.
@@ -105,6 +105,10 @@ def engine_state() -> str:
 def engine_status() -> dict[str, typing.Any]:
     ...
 def finish(sums: numpy.ndarray, target: numpy.ndarray, *, alpha: typing.SupportsFloat | typing.SupportsIndex = 1.0, beta: typing.SupportsFloat | typing.SupportsIndex = 0.0, bias: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None = None, activation: str = 'none', dtype: str | None = None) -> dict[str, typing.Any]:
+    ...
+def finish_floats(main: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], a_low: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None, b_low: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None, target: numpy.ndarray, *, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], layout: str = 'native', row_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], column_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], sums_type: str, alpha: typing.SupportsFloat | typing.SupportsIndex = 1.0, beta: typing.SupportsFloat | typing.SupportsIndex = 0.0, bias: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None = None, activation: str = 'none', dtype: str | None = None) -> tuple[typing.Any, ...]:
+    ...
+def finish_quantized(sums: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], target: numpy.ndarray, *, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], layout: str = 'native', row_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], column_scales: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], sums_type: str, alpha: typing.SupportsFloat | typing.SupportsIndex = 1.0, beta: typing.SupportsFloat | typing.SupportsIndex = 0.0, bias: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None = None, activation: str = 'none', dtype: str | None = None) -> tuple[typing.Any, ...]:
     ...
 def forget(weights: Weights) -> None:
     """

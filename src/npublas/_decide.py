@@ -126,7 +126,7 @@ class Explanation:
     precision, device : str
         The settings that applied.
     cpu_seconds, npu_seconds : float
-        Predicted, from published figures of other boards; 0 where nothing was predicted.
+        Predicted; 0 where nothing was predicted.
     plan : Plan or None
         The tile plan; None if the NPU can't take the operands.
     products : int
@@ -137,6 +137,9 @@ class Explanation:
         is predicted are those of one of them.
     simulated : bool
         True if the NPU is the simulator.
+    measured : bool
+        True if predictions go by what `tune` has measured; otherwise by published figures of other
+        boards.
     """
 
     on_npu: bool
@@ -152,6 +155,7 @@ class Explanation:
     plan: Plan | None
     products: int
     simulated: bool
+    measured: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Return the explanation as plain dicts, lists and numbers."""
@@ -177,7 +181,8 @@ class Explanation:
                 (
                     "predicted",
                     f"{si(self.npu_seconds, 's')} on an RK3588's NPU, "
-                    f"{si(self.cpu_seconds, 's')} on its CPU (from published figures)",
+                    f"{si(self.cpu_seconds, 's')} on its CPU "
+                    f"({'as measured' if self.measured else 'from published figures'})",
                 )
             )
         if self.plan:
@@ -335,6 +340,7 @@ def explain(
         plan=_plan_from(plan) if plan else None,
         products=groups * _products(a, b, types, plan) if plan else 0,
         simulated=_simulated(),
+        measured=bool(_core.current_rates()["measured"]),
         error=error,
         **decision,
     )

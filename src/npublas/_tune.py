@@ -223,6 +223,18 @@ class _Tuner:
         self.elements: list[str] = []
 
     def run(self, save: bool) -> Tuning:
+        _core.set_correcting(False)  # rates are about to change as they are measured
+        try:
+            return self._measure(save)
+        except BaseException:
+            status = _core.engine_status()
+            if status["state"] == "open":
+                _tuning.apply(status)  # as it was
+            else:
+                _tuning.use(None, simulated=True)
+            raise
+
+    def _measure(self, save: bool) -> Tuning:
         start = time.perf_counter()
         self.progress(0, 1, "the NPU")
         key, status = self._find_npu()
