@@ -190,6 +190,15 @@ def test_no_plan_becomes_slower(case, limits):
         assert seconds * 1e3 <= limit * 1.01
 
 
+@pytest.mark.parametrize("method", ["integers", "float16"])
+@pytest.mark.parametrize("shape", [(1, 4096, 4096), (512, 4096, 4096), (1024, 2048, 2048)])
+def test_the_choice_is_near_the_best_of_many_more_tiles(method, shape):
+    for rates in (host(8), host(14, "stretch")):
+        arguments = asked(shape, method, packed=True, rates=rates)
+        best, tiles = bound.best_of(arguments, bound.wide_grid(arguments))
+        assert _core.replay(**arguments)["seconds"] <= 1.03 * best, tiles
+
+
 def test_three_cores_are_nearly_three_times_as_fast_where_the_memory_allows_it():
     rates = host(60, dram_bytes_per_second=200e9, memory_bytes_per_second=60e9)
     for method in METHODS:
