@@ -31,7 +31,7 @@ struct PlanLimits {
   std::size_t window_bytes = std::size_t(1) << 30;
   int cores = 3;
   bool row_major = true;  ///< A and C may be so; native otherwise
-  int files = 448;  ///< open at a time: each surface is one, each context two
+  int files = 448;        ///< open at a time: each surface is one, each context two
 
   bool operator==(const PlanLimits&) const = default;
 };
