@@ -6,8 +6,8 @@ a power of two apart, which is usual, and bad for caches, or a line more. Each a
 the same run: one tile against the formula of the layout, and against the portable packer.
 
 What to conclude: the ratio in the last column, which is the median of pairs of one packing and one
-copy, since the machine's mood changes faster than the whole takes. 1 would be as fast as memory can be
-copied; packing B, or a strided matrix, has to read memory in pieces of rows that are pages apart.
+copy, since a machine's mood changes faster than all of it takes. 1 would be as fast as memory can
+be copied; packing B, or a strided matrix, reads memory in pieces of rows that are far apart.
 On a board the ratios are others (its memory is slower beside its cores, and NEON is what it has);
 what a planner is to count with there is what `npublas tune` measures.
 """

@@ -150,7 +150,7 @@ Packed Tile::halves(std::byte* to) {
   Group group;
   const auto code = [&](std::int64_t lane, const std::byte* from, const std::byte* ahead,
                         std::int64_t i) {
-    const HalfRange range = packers_.range_of_halves(from, source_.depth);
+    const HalfRange range = packers_.range_of_halves(from, source_.depth, ahead);
     const bool finite = range.largest < 0x7c00;
     packed_.finite &= finite;
     packed_.zero &= range.largest == 0;
@@ -163,7 +163,7 @@ Packed Tile::halves(std::byte* to) {
     }
     (finite ? packers_ : kPortablePackers)
         .scale_halves(from, source_.depth, std::ldexp(1.0f, exponent), coded<std::uint16_t>(i),
-                      ahead);
+                      from);
     group[std::size_t(i)] = coded(i);
   };
   for_each_group(LaneSource::As::as_it_is, code, [&](std::int64_t first, std::int64_t count) {

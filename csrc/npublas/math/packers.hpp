@@ -87,7 +87,7 @@ struct Packers {
   Widen widen_float16, widen_bfloat16, widen_float64;
 
   std::uint32_t (*largest_float)(const void* from, std::int64_t size);
-  HalfRange (*range_of_halves)(const void* from, std::int64_t size);
+  HalfRange (*range_of_halves)(const void* from, std::int64_t size, const void* ahead);
   /// `turned` is what the source was or'ed exclusively with to be packed.
   ByteNote (*note_bytes)(const void* from, std::int64_t size, std::uint8_t turned,
                          const void* ahead);

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kWidth = 8;
 using Vector = __m256;
+using Halves = __m128i;
 using Bytes = __m128i;
 struct Line {
   __m256i low, high;
@@ -83,18 +84,17 @@ inline Vector load_quads(const std::byte* a, const std::byte* b, const std::byte
   return _mm256_castsi256_ps(_mm256_inserti128_si256(low, _mm_unpackhi_epi16(ab, cd), 1));
 }
 
-inline __m128i halves_of(Vector x) {
+inline Halves halves_of(Vector x) {
   return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-inline void store_halves(std::uint16_t* to, Vector x) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), halves_of(x));
+inline void store_halves(std::uint16_t* to, Halves x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), x);
 }
-/// What rounding to float16 makes of it.
-inline Vector as_half(Vector x) { return _mm256_cvtph_ps(halves_of(x)); }
+inline Vector floats_of(Halves x) { return _mm256_cvtph_ps(x); }
 /// Words of two float16, the first in the lower half.
-inline Vector pair_of_halves(Vector x, Vector y) {
-  const __m256i low = _mm256_cvtepu16_epi32(halves_of(x));
-  const __m256i high = _mm256_cvtepu16_epi32(halves_of(y));
+inline Vector pair_of(Halves x, Halves y) {
+  const __m256i low = _mm256_cvtepu16_epi32(x);
+  const __m256i high = _mm256_cvtepu16_epi32(y);
   return _mm256_castsi256_ps(_mm256_or_si256(low, _mm256_slli_epi32(high, 16)));
 }
 /// Words of four int8, the first in the lowest byte.

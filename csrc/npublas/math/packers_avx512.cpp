@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kWidth = 16;
 using Vector = __m512;
+using Halves = __m256i;
 using Bytes = __m128i;
 using Line = __m512i;
 
@@ -80,18 +81,17 @@ inline Vector load_quads(const std::byte* a, const std::byte* b, const std::byte
       _mm512_or_si512(_mm512_cvtepu16_epi32(ab), _mm512_slli_epi32(_mm512_cvtepu16_epi32(cd), 16)));
 }
 
-inline __m256i halves_of(Vector x) {
+inline Halves halves_of(Vector x) {
   return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-inline void store_halves(std::uint16_t* to, Vector x) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves_of(x));
+inline void store_halves(std::uint16_t* to, Halves x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), x);
 }
-/// What rounding to float16 makes of it.
-inline Vector as_half(Vector x) { return _mm512_cvtph_ps(halves_of(x)); }
+inline Vector floats_of(Halves x) { return _mm512_cvtph_ps(x); }
 /// Words of two float16, the first in the lower half.
-inline Vector pair_of_halves(Vector x, Vector y) {
-  const __m512i low = _mm512_cvtepu16_epi32(halves_of(x));
-  const __m512i high = _mm512_cvtepu16_epi32(halves_of(y));
+inline Vector pair_of(Halves x, Halves y) {
+  const __m512i low = _mm512_cvtepu16_epi32(x);
+  const __m512i high = _mm512_cvtepu16_epi32(y);
   return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
 }
 /// Words of four int8, the first in the lowest byte.

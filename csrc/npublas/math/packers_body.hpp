@@ -66,16 +66,22 @@ std::uint32_t largest_float(const void* from, std::int64_t size) {
 }
 
 // Left to the compiler, which vectorises minima and maxima of 16 bits, and sums.
-HalfRange range_of_halves(const void* source, std::int64_t size) {
+HalfRange range_of_halves(const void* source, std::int64_t size, const void* ahead) {
+  constexpr std::int64_t kTogether = 512;
   std::uint16_t largest = 0, smallest = 0xffff;
   const auto* const from = static_cast<const std::byte*>(source);
-  for (std::int64_t d = 0; d < size; ++d) {
-    std::uint16_t bits;
-    __builtin_memcpy(&bits, from + 2 * d, 2);
-    const std::uint16_t magnitude = bits & 0x7fff;
-    const std::uint16_t less_one = std::uint16_t(magnitude - 1);
-    largest = magnitude > largest ? magnitude : largest;
-    smallest = less_one < smallest ? less_one : smallest;
+  for (std::int64_t first = 0; first < size; first += kTogether) {
+    const std::int64_t end = first + kTogether < size ? first + kTogether : size;
+    for (std::int64_t d = first; d < end; d += 32)
+      __builtin_prefetch(static_cast<const std::byte*>(ahead) + 2 * d);
+    for (std::int64_t d = first; d < end; ++d) {
+      std::uint16_t bits;
+      __builtin_memcpy(&bits, from + 2 * d, 2);
+      const std::uint16_t magnitude = bits & 0x7fff;
+      const std::uint16_t less_one = std::uint16_t(magnitude - 1);
+      largest = magnitude > largest ? magnitude : largest;
+      smallest = less_one < smallest ? less_one : smallest;
+    }
   }
   return {largest, smallest};
 }
@@ -86,7 +92,7 @@ void halve(const void* from, std::int64_t size, float first, float second, std::
   for_each_unit<4>(from, size, ahead, [&](std::int64_t d, const std::byte* unit) {
 #pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i)
-      store_halves(to + d + i * kWidth, mul(mul(load(unit + 4 * i * kWidth), s), t));
+      store_halves(to + d + i * kWidth, halves_of(mul(mul(load(unit + 4 * i * kWidth), s), t)));
   });
 }
 
@@ -96,7 +102,7 @@ void scale_halves(const void* from, std::int64_t size, float power, std::uint16_
   for_each_unit<2>(from, size, ahead, [&](std::int64_t d, const std::byte* unit) {
 #pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i)
-      store_halves(to + d + i * kWidth, mul(load_float16(unit + 2 * i * kWidth), s));
+      store_halves(to + d + i * kWidth, halves_of(mul(load_float16(unit + 2 * i * kWidth), s)));
   });
 }
 
@@ -104,17 +110,25 @@ void scale_halves(const void* from, std::int64_t size, float power, std::uint16_
 // rounded alike by the conversion to float16, which has fewer bits only below 2^-14.
 constexpr float kRoundsToNormal = 0x1p-14f - 0x1p-26f;
 
-/// The two parts of numbers below 2^15, and what is lost of them.
-NPUBLAS_INLINE void split_vector(Vector x, Vector& high, Vector& low, Vector& loss) {
-  const Vector bound = broadcast(kRoundsToNormal), size_of_x = magnitude(x);
-  high = as_half(if_at_least(size_of_x, bound, x));
-  const Vector rest = sub(x, high);
+/// The two parts of numbers below 2^15, and what is lost of them. `raised` is what the low part is
+/// rounded from: that is zero unless the magnitude is at least kRoundsToNormal.
+struct Parts {
+  Halves high, low;
+  Vector raised, loss;
+};
+
+NPUBLAS_INLINE Parts split_vector(Vector x, Vector size_of_x) {
+  Parts parts;
+  const Vector bound = broadcast(kRoundsToNormal);
+  parts.high = halves_of(if_at_least(size_of_x, bound, x));
+  const Vector rest = sub(x, floats_of(parts.high));
   const Vector raised = mul(rest, broadcast(0x1p12f));
-  const Vector size_of_raised = magnitude(raised);
-  low = as_half(if_at_least(size_of_raised, bound, raised));
+  parts.raised = magnitude(raised);
+  parts.low = halves_of(if_at_least(parts.raised, bound, raised));
   // All that is left, if the low part is zero; 2^-10 of the element, if its high part is.
-  loss = magnitude(if_less(size_of_raised, bound, rest,
-                           if_less(size_of_x, bound, mul(x, broadcast(0x1p-10f)), zero())));
+  parts.loss = magnitude(if_less(parts.raised, bound, rest,
+                                 if_less(size_of_x, bound, mul(x, broadcast(0x1p-10f)), zero())));
+  return parts;
 }
 
 void split(const void* from, std::int64_t size, float first, float second, std::uint16_t* high,
@@ -127,15 +141,14 @@ void split(const void* from, std::int64_t size, float first, float second, std::
 #pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i) {
       const Vector x = mul(mul(load(unit + 4 * i * kWidth), s), t);
-      Vector kept, kept_low, loss;
-      split_vector(x, kept, kept_low, loss);
-      store_halves(high + d + i * kWidth, kept);
-      store_halves(low + d + i * kWidth, kept_low);
       const Vector size_of_x = magnitude(x);
-      lows[i] = max_bits(lows[i], magnitude(kept_low));
+      const Parts parts = split_vector(x, size_of_x);
+      store_halves(high + d + i * kWidth, parts.high);
+      store_halves(low + d + i * kWidth, parts.low);
+      lows[i] = max_bits(lows[i], parts.raised);
       sizes[i] = add(sizes[i], size_of_x);
-      totals[i] = add(totals[i], loss);
-      largest[i] = max_bits(largest[i], loss);
+      totals[i] = add(totals[i], parts.loss);
+      largest[i] = max_bits(largest[i], parts.loss);
       counts[i] = count_if_at_least(counts[i], size_of_x, large);
     }
   });
@@ -155,7 +168,7 @@ void split(const void* from, std::int64_t size, float first, float second, std::
   for (int i = 0; i < kUnit; ++i) {
     note.largest = losses[i] > note.largest ? losses[i] : note.largest;
     note.large += numbers[i];
-    note.any_low |= low_parts[i] != 0;
+    note.any_low |= low_parts[i] >= kRoundsToNormal;
   }
 }
 

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kWidth = 4;
 using Vector = float32x4_t;
+using Halves = float16x4_t;
 using Bytes = uint8x16_t;
 struct Line {
   uint8x16_t pieces[4];
@@ -80,15 +81,13 @@ inline Vector load_quads(const std::byte* a, const std::byte* b, const std::byte
   return vreinterpretq_f32_u16(vcombine_u16(vzip1_u16(ab, cd), vzip2_u16(ab, cd)));
 }
 
-inline void store_halves(std::uint16_t* to, Vector x) {
-  vst1_u16(to, vreinterpret_u16_f16(vcvt_f16_f32(x)));
-}
-/// What rounding to float16 makes of it.
-inline Vector as_half(Vector x) { return vcvt_f32_f16(vcvt_f16_f32(x)); }
+inline Halves halves_of(Vector x) { return vcvt_f16_f32(x); }
+inline Vector floats_of(Halves x) { return vcvt_f32_f16(x); }
+inline void store_halves(std::uint16_t* to, Halves x) { vst1_u16(to, vreinterpret_u16_f16(x)); }
 /// Words of two float16, the first in the lower half.
-inline Vector pair_of_halves(Vector x, Vector y) {
-  const uint16x4_t low = vreinterpret_u16_f16(vcvt_f16_f32(x));
-  const uint16x4_t high = vreinterpret_u16_f16(vcvt_f16_f32(y));
+inline Vector pair_of(Halves x, Halves y) {
+  const uint16x4_t low = vreinterpret_u16_f16(x);
+  const uint16x4_t high = vreinterpret_u16_f16(y);
   return vreinterpretq_f32_u16(vcombine_u16(vzip1_u16(low, high), vzip2_u16(low, high)));
 }
 /// Words of four int8, the first in the lowest byte.

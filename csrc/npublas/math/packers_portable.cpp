@@ -43,7 +43,7 @@ std::uint32_t largest_float(const void* from, std::int64_t size) {
   return largest_magnitude(values.data(), size);
 }
 
-HalfRange range_of_halves(const void* from, std::int64_t size) {
+HalfRange range_of_halves(const void* from, std::int64_t size, const void*) {
   HalfRange range{0, 0xffff};
   for (std::int64_t d = 0; d < size; ++d) {
     const std::uint16_t magnitude = read<std::uint16_t>(from, d) & 0x7fffu;

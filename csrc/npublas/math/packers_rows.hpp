@@ -225,7 +225,8 @@ struct Halver {
   Vector first[kAll], second[kAll];
   NPUBLAS_INLINE void code(const std::byte* from, int part, int, Vector* words) const {
     const Vector s = first[part], t = second[part];
-    words[0] = pair_of_halves(mul(mul(load(from), s), t), mul(mul(load(from + 64), s), t));
+    words[0] =
+        pair_of(halves_of(mul(mul(load(from), s), t)), halves_of(mul(mul(load(from + 64), s), t)));
   }
 };
 
@@ -240,8 +241,8 @@ struct HalfScaler {
   static constexpr int kRows = 2, kSize = 2, kOutputs = 1;
   Vector powers[kAll];
   NPUBLAS_INLINE void code(const std::byte* from, int part, int, Vector* words) const {
-    words[0] = pair_of_halves(mul(load_float16(from), powers[part]),
-                              mul(load_float16(from + 64), powers[part]));
+    words[0] = pair_of(halves_of(mul(load_float16(from), powers[part])),
+                       halves_of(mul(load_float16(from + 64), powers[part])));
   }
 };
 
@@ -269,21 +270,20 @@ struct Splitter {
   Vector sizes[kParts][kUnit], totals[kParts][kUnit];
   Vector largest[kParts], lows[kParts], counts[kParts];
   NPUBLAS_INLINE void code(const std::byte* from, int part, int row, Vector* words) {
-    Vector high[2], low[2];
+    Parts parts[2];
 #pragma GCC unroll 2
     for (int i = 0; i < 2; ++i) {
       const Vector x = mul(mul(load(from + 64 * i), first[part]), second[part]);
-      Vector loss;
-      split_vector(x, high[i], low[i], loss);
       const Vector size_of_x = magnitude(x);
-      lows[part] = max_bits(lows[part], magnitude(low[i]));
+      parts[i] = split_vector(x, size_of_x);
+      lows[part] = max_bits(lows[part], parts[i].raised);
       sizes[part][row + i] = add(sizes[part][row + i], size_of_x);
-      totals[part][row + i] = add(totals[part][row + i], loss);
-      largest[part] = max_bits(largest[part], loss);
+      totals[part][row + i] = add(totals[part][row + i], parts[i].loss);
+      largest[part] = max_bits(largest[part], parts[i].loss);
       counts[part] = count_if_at_least(counts[part], size_of_x, broadcast(0x1p9f));
     }
-    words[0] = pair_of_halves(high[0], high[1]);
-    words[1] = pair_of_halves(low[0], low[1]);
+    words[0] = pair_of(parts[0].high, parts[1].high);
+    words[1] = pair_of(parts[0].low, parts[1].low);
   }
 };
 
@@ -308,7 +308,7 @@ void split_rows(const Panel& panel, const float* first, const float* second, con
     store(low_parts + i * kWidth, coder.lows[i]);
   }
   notes.any_low = false;
-  for (const float part : low_parts) notes.any_low |= part != 0;
+  for (const float part : low_parts) notes.any_low |= part >= kRoundsToNormal;
 }
 
 struct Quantizer {
