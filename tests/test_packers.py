@@ -225,6 +225,32 @@ def test_tiles_that_are_written_past_the_cache_are_the_same(isa, coding, dtype, 
     np.testing.assert_array_equal(*got)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("where", WHERE, ids=" ".join)
+@pytest.mark.parametrize("strides", ["row", "column"])
+@pytest.mark.parametrize(("start", "low_start"), [(0, 16), (16, 0), (2, 2)])
+def test_surfaces_may_begin_anywhere(isa, where, strides, start, low_start):
+    """Also one on a line and the other not, which can't both be written past the cache."""
+    rng = np.random.default_rng(13)
+    lanes = in_memory(numbers(rng, (64, 1024), "float32", "normal"), strides)
+    matrix, layout = where
+    size = 64 * 1024 * 2
+    got = []
+    for name in ("portable", isa):
+        parts = []
+        for offset in (start, low_start):
+            memory = np.zeros(size + 128, np.uint8)
+            first = -memory.ctypes.data % 64 + offset
+            parts.append(memory[first : first + size])
+        with instructions(name):
+            _core.pack_tiles(
+                lanes if matrix == "A" else lanes.T, "split", is_a=matrix == "A", tile_lanes=64,
+                tile_depth=1024, surfaces=parts[0], low=parts[1], dtype="float32", layout=layout,
+            )  # fmt: skip
+        got.append(parts)
+    np.testing.assert_array_equal(*got)
+
+
 def test_the_best_instructions_are_used_and_others_can_be_demanded():
     assert _core.instruction_set() == _core.instruction_sets()[-1]
     with instructions("portable"):

@@ -273,7 +273,9 @@ void RowPacker::split(std::int64_t first, std::int64_t at, std::int64_t real, co
   }
   SplitNotes notes;
   const Panel panel = panel_at(at);
-  packers_.split_rows(panel, factors.first, factors.second, put, low_ + (put.to - to_), notes);
+  Put to_both = put;
+  to_both.stream &= (low_ - to_) % kLine == 0;  // or what is a line here isn't one there
+  packers_.split_rows(panel, factors.first, factors.second, to_both, low_ + (put.to - to_), notes);
   if (notes.any_low) packed_.low_zero = false;
   if (!notes_.losses) return;
   for (std::int64_t i = 0; i < real; ++i) {
