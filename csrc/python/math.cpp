@@ -233,6 +233,52 @@ void register_unpacking(py::module_& module) {
       py::arg("streamed") = false);
 }
 
+/// Unpacks all whole tiles of a matrix, row by row, each from the next of the surfaces in `main`
+/// (and `low`, twice as many, of the float32 method), which are used in turns. For benchmarks,
+/// which would otherwise measure Python.
+void unpack_tiles(const py::array& main, const std::optional<py::array_t<float>>& low,
+                  py::array& matrix, std::pair<std::int64_t, std::int64_t> tile,
+                  const std::string& layout, bool accumulate,
+                  const std::optional<py::array_t<double>>& bias,
+                  const std::optional<std::string>& dtype) {
+  const auto [rows, columns] = tile;
+  const Surface surface = surface_from(tile, layout);
+  const Target whole = target_of(matrix, dtype);
+  const std::vector<double> row_scales(std::size_t(rows), 0x1p-3);
+  const std::vector<double> column_scales(std::size_t(columns), 0x1p-5);
+  const std::int64_t size = rows * columns, surfaces = main.size() / size;
+  std::int64_t next = 0;
+  for (std::int64_t row = 0; row + rows <= whole.rows; row += rows) {
+    for (std::int64_t column = 0; column + columns <= whole.columns; column += columns, ++next) {
+      Target target = whole;
+      target.data = static_cast<std::byte*>(whole.data) + row * whole.row_stride +
+                    column * whole.column_stride;
+      target.rows = rows;
+      target.columns = columns;
+      if (!accumulate) target.whole_bytes = std::size_t(matrix.nbytes());
+      const std::int64_t first = next % surfaces * size;
+      const Epilogue epilogue{.bias = bias ? bias->data() + column : nullptr};
+      if (main.dtype().kind() == 'f') {
+        const FloatSums sums{static_cast<const float*>(main.data()) + first,
+                             low ? low->data() + 2 * first : nullptr,
+                             low ? low->data() + 2 * first + size : nullptr};
+        if (dtype)
+          finish_floats(sums, surface, row_scales.data(), column_scales.data(), DType::float32,
+                        epilogue, target);
+        else
+          unpack_floats(sums, surface, row_scales.data(), column_scales.data(), accumulate, target);
+      } else {
+        const std::int32_t* const sums = static_cast<const std::int32_t*>(main.data()) + first;
+        if (is_float(target.dtype))
+          unpack_quantized(sums, surface, row_scales.data(), column_scales.data(), accumulate,
+                           target);
+        else
+          unpack_integers(sums, surface, nullptr, nullptr, accumulate, target);
+      }
+    }
+  }
+}
+
 Epilogue epilogue_of(double alpha, double beta, const std::optional<py::array_t<double>>& bias,
                      const std::string& activation) {
   return {.alpha = alpha,
@@ -300,6 +346,9 @@ void register_finishing(py::module_& module) {
       py::arg("layout") = "native", py::arg("row_scales"), py::arg("column_scales"),
       py::arg("sums_type"), py::arg("alpha") = 1.0, py::arg("beta") = 0.0,
       py::arg("bias") = py::none(), py::arg("activation") = "none", py::arg("dtype") = py::none());
+  module.def("unpack_tiles", &unpack_tiles, py::arg("main"), py::arg("low"), py::arg("matrix"),
+             py::kw_only(), py::arg("tile"), py::arg("layout"), py::arg("accumulate") = false,
+             py::arg("bias") = py::none(), py::arg("dtype") = py::none());
   module.def("activate", [](const std::string& activation, double x) {
     return activate(activation_from(activation), x);
   });
