@@ -29,12 +29,13 @@ class Unpacking {
         waits_(has_to_wait()) {}
 
   void run() {
-    if (waits_) core_.waiting.resize(std::size_t(plan_.tile_rows * plan_.tile_columns) * wide());
     sync();
-    if (!unpack_tile()) return;
     if (plan_.method == Method::float32) note_losses();
-    if (!step_.last_k) return;
-    if (plan_.method == Method::float32 && !make_accurate()) return;
+    at_once_ = waits_ && step_.k == 0 && step_.last_k && is_certain();
+    if (waits_ && !at_once_)
+      core_.waiting.resize(std::size_t(plan_.tile_rows * plan_.tile_columns) * wide());
+    if (!unpack_tile() || !step_.last_k || at_once_) return;
+    if (!is_certain() && !make_accurate()) return;
     if (waits_) finish();
   }
 
@@ -66,7 +67,7 @@ class Unpacking {
     if (has_b_low()) bytes += (*sums_.b_low)->size();
     return bytes;
   }
-  std::size_t target_bytes() const { return waits_ ? wide() : bytes_of(product_.out); }
+  std::size_t target_bytes() const { return waits_ && !at_once_ ? wide() : bytes_of(product_.out); }
 
   /// C, or where the sums wait.
   Target target() {
@@ -74,7 +75,7 @@ class Unpacking {
       return {.data = core_.waiting.data(),
               .row_stride = step_.columns * std::ptrdiff_t(wide()),
               .column_stride = std::ptrdiff_t(wide()),
-              .dtype = wide() == 8 ? DType::float64 : DType::float32,
+              .dtype = sums_type(),
               .rows = step_.rows,
               .columns = step_.columns};
     return in_c();
@@ -85,7 +86,12 @@ class Unpacking {
             .column_stride = product_.c.column_stride,
             .dtype = product_.out,
             .rows = step_.rows,
-            .columns = step_.columns};
+            .columns = step_.columns,
+            .whole_bytes = plan_.depth_tiles() == 1 ? whole_bytes() : 0};
+  }
+  std::size_t whole_bytes() const {
+    const Shape& shape = plan_.shape;
+    return std::size_t(shape.batch * shape.m * shape.n) * bytes_of(product_.out);
   }
 
   Surface surface() const {
@@ -137,15 +143,32 @@ class Unpacking {
       return unpack_integers(whole, surface(), row_offsets(), column_offsets(), accumulate,
                              target());
     const double* const row_scales = a_.notes.scales.data();
-    if (is_quantized(plan_.method))
+    if (is_quantized(plan_.method)) {
+      if (at_once_)
+        return seen(finish_quantized(whole, surface(), row_scales, b_.scales, sums_type(),
+                                     epilogue(), in_c()));
       return unpack_quantized(whole, surface(), row_scales, b_.scales, accumulate, target());
+    }
     const auto floats = [](const std::byte* data) { return reinterpret_cast<const float*>(data); };
     FloatSums sums{floats(main), nullptr, nullptr};
     if (has_a_low())
       sums.a_low = sums_.a_low ? floats((*sums_.a_low)->data())
                                : sums.main + plan_.tile_rows * plan_.tile_columns;
     if (has_b_low()) sums.b_low = floats((*sums_.b_low)->data());
+    if (at_once_)
+      return seen(
+          finish_floats(sums, surface(), row_scales, b_.scales, sums_type(), epilogue(), in_c()));
     return unpack_floats(sums, surface(), row_scales, b_.scales, accumulate, target());
+  }
+
+  /// What was seen while unpacking and finishing in one pass.
+  Unpacked seen(const Finished& finished) {
+    note(finished.rounded);
+    return finished.unpacked;
+  }
+  void note(const Rounded& rounded) {
+    if (rounded.overflow) job_.overflowed = true;
+    if (rounded.underflow) job_.underflowed = true;
   }
 
   // With u = s + 128 and v = t + 128 where the operand is shifted:
@@ -185,9 +208,10 @@ class Unpacking {
                         b_.losses, b_.scales);
   }
 
+  bool is_certain() const { return plan_.method != Method::float32 || core_.accuracy.certain(); }
+
   /// Recomputes the few elements of which the accuracy isn't certain.
   bool make_accurate() {
-    if (core_.accuracy.certain()) return true;
     auto repair = begin_repair();
     if (!repair) return false;
     for (bool more = true; more && !job_.stop; job_.progress += 1) {
@@ -238,12 +262,13 @@ class Unpacking {
                       std::size_t(step_.rows * step_.columns) * (wide() + bytes_of(product_.out)));
     const Access access(job_);
     if (!access) return;
+    note(npublas::finish(core_.waiting.data(), sums_type(), epilogue(), in_c()));
+  }
+  DType sums_type() const { return wide() == 8 ? DType::float64 : DType::float32; }
+  Epilogue epilogue() const {
     Epilogue epilogue = job_.request.epilogue;
     if (epilogue.bias) epilogue.bias += step_.column;
-    const Rounded rounded = npublas::finish(
-        core_.waiting.data(), wide() == 8 ? DType::float64 : DType::float32, epilogue, in_c());
-    if (rounded.overflow) job_.overflowed = true;
-    if (rounded.underflow) job_.underflowed = true;
+    return epilogue;
   }
 
   Job& job_;
@@ -255,7 +280,8 @@ class Unpacking {
   const Sums& sums_;
   const TileOfA& a_;
   const TileOfB& b_;
-  const bool waits_;
+  const bool waits_;      // the sums, outside of C
+  bool at_once_ = false;  // they don't: all of K is in this tile
 };
 
 }  // namespace
