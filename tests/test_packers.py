@@ -176,6 +176,23 @@ def test_quotients_next_to_the_middle_of_two_integers(isa, strides):
         np.testing.assert_array_equal(surface.view(np.int8), expected)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("strides", ["row", "column"])
+def test_parts_next_to_the_smallest_normal_float16(isa, strides):
+    """Where rounding to 11 bits and rounding to a subnormal float16 go different ways."""
+    near = (np.float32(2.0**-14) * np.float32(1 - 2.0**-12)).view(np.int32) + np.arange(
+        -(2**12), 2**12
+    )
+    values = np.full((40, near.size + 1), 2.0**14, np.float32)  # which is not scaled
+    values[:, 1:] = near.astype(np.int32).view(np.float32)
+    values[1::2, 1:] *= -1
+    got = []
+    for name in ("portable", isa):
+        with instructions(name):
+            got.append(pack(in_memory(values, strides), "split", "B", "float32", (64, 8224)))
+    assert got[0] == got[1]
+
+
 @pytest.mark.parametrize("isa", [*ISAS, "portable"])
 @pytest.mark.parametrize("dtype", ["int8", "float16", "float32"])
 def test_row_major_a_is_the_matrix_itself(isa, dtype):
