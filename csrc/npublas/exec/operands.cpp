@@ -125,6 +125,8 @@ void pack_a(Job& job, const Step& step, const Shop& shop) {
                           (is_split ? 2 * bytes : bytes));
     const Access access(job);
     if (!access) return;
+    Packing packing = packing_of(job, product.a_type, true, step.k);
+    packing.reread = nibbles;
     packed = npublas::pack_a(
         {.data = product.a.at(step.batch, step.row, step.k),
          .lane_stride = product.a.row_stride,
@@ -132,8 +134,7 @@ void pack_a(Job& job, const Step& step, const Shop& shop) {
          .dtype = product.a_type,
          .lanes = step.rows,
          .depth = step.depth},
-        packing_of(job, product.a_type, true, step.k), nibbles ? Layout::native : plan.layout,
-        plan.tile_rows, plan.surface_depth(),
+        packing, nibbles ? Layout::native : plan.layout, plan.tile_rows, plan.surface_depth(),
         nibbles ? static_cast<void*>(whole.data()) : a.memory->data(), low, a.notes.to_fill());
   }
   look_at(job, packed);

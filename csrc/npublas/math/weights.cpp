@@ -217,7 +217,9 @@ WeightTileEntry pack_tile(const Lanes& source, const WeightsGrid& grid, const fl
   const Parts largest = parts_of(grid, split);
   const bool nibbles = grid.method == Method::int4;
   std::vector<std::byte> whole(nibbles ? 2 * grid.surface_bytes() : 0);
-  const Packing packing{.coding = coding_of(grid), .limit = nibbles ? kInt4WeightMax : 127};
+  const Packing packing{.coding = coding_of(grid),
+                        .limit = nibbles ? kInt4WeightMax : 127,
+                        .reread = true};  // for its checksum, or to be halved
   const Packed packed =
       pack_b(source, packing, grid.tile_columns, grid.surface_depth(),
              nibbles ? whole.data() : bytes, split ? bytes + largest.low : nullptr, notes);
