@@ -51,7 +51,7 @@ def test_importing_opens_prints_and_patches_nothing():
 
 def test_a_type_whose_known_answers_come_back_as_zeros_is_off():
     # What runtime 2.2.0 does: success, and zeros. Here for the float16 part of the self-test only.
-    with simulator.fault("zeros", nth=13, count=0):
+    with simulator.fault("zeros", nth=19, count=0):
         _engine.open_engine()
     problems = _engine.status()["type_problems"]
     assert problems["int8"] == "" and "known answer" in problems["float16"]
@@ -65,9 +65,22 @@ def test_a_type_whose_known_answers_come_back_as_zeros_is_off():
 
 def test_each_core_is_put_to_the_test_on_both_sides_of_a_task_limit():
     _engine.open_engine()
-    # (1, 4, 128, 132 rows) × 3 types × 3 cores, and on each core one subnormal and the largest sums
-    # of int4.
-    assert simulator.counters()["rknn_matmul_run"] == 4 * 3 * 3 + 3 + 3
+    # (1, 4, 128, 132 rows) × 3 types × 3 cores, 3 and 324 row-major rows of two types, and on each
+    # core one subnormal and the largest sums of int4.
+    assert simulator.counters()["rknn_matmul_run"] == 4 * 3 * 3 + 2 * 2 * 3 + 3 + 3
+
+
+def test_without_row_major_surfaces_native_ones_are_used():
+    a, b = np.ones((1000, 2048), np.int8), np.ones((2048, 300), np.int8)
+    plan = npublas.explain(a, b, device="npu").plan
+    assert plan is not None and plan.layout == "normal"
+    with simulator.fault("zeros", nth=5):  # the first row-major answer of int8
+        _engine.open_engine()
+    assert not any(_engine.status()["type_problems"].values())
+    plan = npublas.explain(a, b, device="npu").plan
+    assert plan is not None and plan.layout == "native"
+    with npublas.config_context(on_fallback="error"):
+        assert (npublas.matmul(a[:50, :99], b[:99], dtype=np.int32, device="npu") == 99).all()
 
 
 def test_subnormals_are_probed():

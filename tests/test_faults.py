@@ -128,6 +128,7 @@ def test_a_refused_core_mask_costs_nothing_but_the_choice_of_core(operands):
 
 
 def test_one_failed_run_is_repeated_with_everything_made_anew_and_no_fallback(operands):
+    npublas.set_config(threads=1)
     multiply(*operands)
     created = simulator.counters()["rknn_matmul_create"]
     with simulator.fault("submit_failure"), npublas.config_context(on_fallback="error"):
