@@ -74,6 +74,7 @@ def test_without_row_major_surfaces_native_ones_are_used():
     a, b = np.ones((1000, 2048), np.int8), np.ones((2048, 300), np.int8)
     plan = npublas.explain(a, b, device="npu").plan
     assert plan is not None and plan.layout == "normal"
+    _engine.close_engine()
     with simulator.fault("zeros", nth=5):  # the first row-major answer of int8
         _engine.open_engine()
     assert not any(_engine.status()["type_problems"].values())

@@ -158,8 +158,7 @@ Verdict test_extremes(const std::shared_ptr<device::Runtime>& runtime, int core)
   constexpr int depth = int(certified_depth(kInt4Max, kInt4Max));
   const device::ContextShape shape{4, depth, int(column_step(Element::int4))};
   const auto b = [](int, int n) { return n % 2 == 0 ? -8 : 7; };
-  const auto got = multiply(
-      runtime, Element::int4, shape, core, [](int, int) { return -8; }, b);
+  const auto got = multiply(runtime, Element::int4, shape, core, [](int, int) { return -8; }, b);
   for (std::size_t i = 0; i < got.size(); ++i) {
     const double expected = -8.0 * b(0, int(i)) * depth;
     if (got[i] != expected) return wrong_answer(Element::int4, shape, core, i, expected, got[i]);
