@@ -38,7 +38,8 @@ Executor::~Executor() {
 
 Ending Executor::run(const Plan& plan, const Request& request, bool flushes_subnormals, int threads,
                      int first_core) {
-  const auto job = std::make_shared<Job>(plan, request, flushes_subnormals, trace::this_product());
+  const auto job =
+      std::make_shared<Job>(plan, request, flushes_subnormals, threads, trace::this_product());
   {
     Lock lock(mutex_);
     admit(lock, job, first_core);
@@ -163,14 +164,16 @@ bool Executor::work_once(Lock& lock, Job* only) {
   for (std::size_t i = 0; i < jobs_.size(); ++i) {
     const std::shared_ptr<Job> job = jobs_[i];
     if ((only && job.get() != only) || job->stop || !job->bench) continue;
+    if (job->host_tasks >= job->threads) continue;
     const auto task = job->schedule.take_host_task();
     if (!task) continue;
     if (!only) std::rotate(jobs_.begin(), jobs_.begin() + std::ptrdiff_t(i) + 1, jobs_.end());
     ++job->in_flight;
-    if (job->schedule.has_host_task()) wake_host(*job);
+    if (++job->host_tasks < job->threads && job->schedule.has_host_task()) wake_host(*job);
     lock.unlock();
     do_host_task(*job, *task);
     lock.lock();
+    --job->host_tasks;
     job->schedule.done(*task);
     job->progress += 1;
     wake_runners(*job);

@@ -4,8 +4,13 @@
 
 namespace npublas::exec {
 
-Job::Job(const Plan& p, const Request& r, bool flushes, std::uint64_t name)
-    : plan(p), request(r), flushes_subnormals(flushes), product(name), schedule(p) {}
+Job::Job(const Plan& p, const Request& r, bool flushes, int host_threads, std::uint64_t name)
+    : plan(p),
+      request(r),
+      flushes_subnormals(flushes),
+      threads(host_threads),
+      product(name),
+      schedule(p) {}
 
 Job::~Job() = default;
 

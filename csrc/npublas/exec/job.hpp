@@ -40,17 +40,19 @@ struct Work {
 struct Bench;
 
 struct Job {
-  Job(const Plan& p, const Request& r, bool flushes, std::uint64_t name);
+  Job(const Plan& p, const Request& r, bool flushes, int host_threads, std::uint64_t name);
   ~Job();
 
   const Plan plan;
   Request request;  // constant while anybody works on it
   const bool flushes_subnormals;
+  const int threads;            // that may pack and unpack at a time
   const std::uint64_t product;  // in traces
 
   // Under the executor's mutex:
   Schedule schedule;
   int in_flight = 0;             // tasks that somebody does now
+  int host_tasks = 0;            // of these, not runs
   bool caller_waits = false;     // and would rather work
   std::condition_variable wake;  // of the caller
 
