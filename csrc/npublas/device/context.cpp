@@ -154,7 +154,7 @@ void Context::create() {
   info.b_layout = abi::kNative;
   info.ac_layout = shape_.native ? abi::kNative : abi::kNormal;
 
-  const std::unique_lock exclusive(runtime_->management());
+  const auto exclusive = runtime_->manage();
   check(call.matmul_create(&context_, &info, &io_), "rknn_matmul_create", description());
   try {
     if (context_ == 0) check(abi::kContextInvalid, "rknn_matmul_create", description());
@@ -171,8 +171,11 @@ void Context::create() {
 }
 
 Context::~Context() {
-  const std::unique_lock exclusive(runtime_->management());
-  runtime_->call().matmul_destroy(context_);
+  try {
+    const auto exclusive = runtime_->manage();
+    runtime_->call().matmul_destroy(context_);
+  } catch (const Error&) {  // a run hangs: better lost than waited for
+  }
   context_ = 0;
 }
 
@@ -196,7 +199,7 @@ void Context::bind_one(Memory& memory, abi::TensorAttr& attr, std::uint64_t& bou
            " bytes and the surface " + std::to_string(attr.size) + ".");
   }
   bound = 0;
-  const std::unique_lock exclusive(runtime_->management());
+  const auto exclusive = runtime_->manage();
   check(runtime_->call().matmul_set_io_mem(context_, memory.handle(), &attr),
         "rknn_matmul_set_io_mem", what);
   bound = memory.id();

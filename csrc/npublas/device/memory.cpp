@@ -31,7 +31,7 @@ Memory::Memory(std::shared_ptr<Runtime> runtime, std::size_t bytes)
                                          " was asked for; 1 byte to 4 GiB - 1 can be had.");
   }
   const abi::Context owner = runtime_->allocator();
-  const std::unique_lock exclusive(runtime_->management());
+  const auto exclusive = runtime_->manage();
   memory_ = runtime_->call().create_mem(owner, std::uint32_t(bytes));
   if (memory_ == nullptr) {
     throw Error(ErrorKind::memory,
@@ -50,9 +50,12 @@ Memory::Memory(std::shared_ptr<Runtime> runtime, std::size_t bytes)
 }
 
 Memory::~Memory() {
-  const abi::Context owner = runtime_->allocator();
-  const std::unique_lock exclusive(runtime_->management());
-  runtime_->call().destroy_mem(owner, memory_);
+  try {
+    const abi::Context owner = runtime_->allocator();
+    const auto exclusive = runtime_->manage();
+    runtime_->call().destroy_mem(owner, memory_);
+  } catch (const Error&) {  // a run hangs: better lost than waited for
+  }
   memory_ = nullptr;
 }
 

@@ -3,10 +3,14 @@
 // the driver is learnt through it.
 #include "npublas/device/runtime.hpp"
 
+#include <pthread.h>
+
 #include <algorithm>
+#include <chrono>
 #include <fstream>
 #include <iterator>
 #include <span>
+#include <thread>
 #include <utility>
 
 #include "npublas/base/sha256.hpp"
@@ -23,19 +27,41 @@ std::string text_in(const char (&field)[256]) {
   return {field, std::find(field, field + sizeof field, '\0')};
 }
 
+// Outlives every thread, and may be held by one that a forked child doesn't have.
+std::shared_mutex* managing = new std::shared_mutex;
+const int at_fork = ::pthread_atfork(nullptr, nullptr, [] { managing = new std::shared_mutex; });
+
+// The driver gives a run up after 6 s, up to three times.
+constexpr std::chrono::seconds kManagingPatience{20};
+
 }  // namespace
 
 Runtime::~Runtime() { renew_allocator(); }
 
-std::shared_mutex& Runtime::management() {
-  static std::shared_mutex* const management = new std::shared_mutex;  // outlives every thread
-  return *management;
+std::shared_mutex& Runtime::management() { return *managing; }
+
+std::unique_lock<std::shared_mutex> Runtime::manage() const {
+  std::unique_lock lock(management(), std::defer_lock);
+  if (!quirks_.serialise_with_run) {
+    lock.lock();
+    return lock;
+  }
+  // Runs hold it too, and one that hangs holds it for ever.
+  const auto deadline = std::chrono::steady_clock::now() + kManagingPatience;
+  while (!lock.try_lock()) {
+    if (std::chrono::steady_clock::now() >= deadline)
+      throw Error(ErrorKind::timeout,
+                  "a run of the NPU holds up everything else; drivers from 0.9.8 on don't need to "
+                  "wait for it");
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+  return lock;
 }
 
 void Runtime::renew_allocator() {
   const std::lock_guard once(allocator_mutex_);
   if (allocator_ == 0) return;
-  const std::unique_lock exclusive(management());
+  const auto exclusive = manage();
   functions_.matmul_destroy(std::exchange(allocator_, 0));
 }
 
@@ -50,7 +76,7 @@ abi::Context Runtime::allocator() {
     info.type = abi::kInt8Int8ToInt32;
     info.b_layout = abi::kNative;
     info.ac_layout = abi::kNative;
-    const std::unique_lock exclusive(management());
+    const auto exclusive = manage();
     const int status = functions_.matmul_create(&context, &info, &io);
     if (status != abi::kSuccess || context == 0) {
       throw Error(ErrorKind::unavailable,
@@ -68,7 +94,7 @@ void Runtime::learn_driver() {
   abi::SdkVersion versions{};
   int status = abi::kFail;
   if (functions_.query != nullptr) {
-    const std::unique_lock exclusive(management());
+    const auto exclusive = manage();
     status = functions_.query(context, abi::kQuerySdkVersion, &versions, sizeof versions);
   }
   if (status == abi::kSuccess) {

@@ -124,6 +124,8 @@ class Runtime {
   /// thread-safe); held shared around run where `quirks().serialise_with_run`.
   /// One for the process: a runtime that was given up may still be loaded beside the next.
   static std::shared_mutex& management();
+  /// `management`, held exclusively. Throws Error(timeout) where a run holds it for too long.
+  std::unique_lock<std::shared_mutex> manage() const;
 
   /// Destroys the context that memories come from, so that the next memory makes a new one: after a
   /// failure the old one may be dead. No memory may be left.

@@ -65,7 +65,7 @@ std::atomic<EngineState> engine_state_{EngineState::closed};
 
 // When an unavailable engine may be tried again.
 constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
-constexpr std::size_t kOfItsOwn = (1 + exec::Syncs::kAtOnce) * kContextBytes;
+constexpr std::size_t kOfItsOwn = exec::kOwnContexts * kContextBytes;
 constexpr int kOpeningsTolerated = 3;
 constexpr std::chrono::milliseconds kOpeningPatience{200};  // for another process's lock
 std::atomic<std::int64_t> retry_at{kNever};                 // steady clock, nanoseconds

@@ -13,8 +13,9 @@
 namespace npublas::exec {
 namespace {
 constexpr std::chrono::microseconds kLongestPause{1000};
-/// How long threads may pass the lock from one to the other.
-constexpr std::chrono::milliseconds kTurn{100};
+/// How long threads pass the lock from one to the other before they wait for a gap, and for how
+/// long they do: other processes ask at least once in `kLongestPause`.
+constexpr std::chrono::milliseconds kTurn{200}, kDrain{50};
 std::atomic<int> open_file{-1};  // of the one lock that an engine has
 }  // namespace
 
@@ -35,14 +36,30 @@ DeviceLock::~DeviceLock() {
 
 bool DeviceLock::acquire(std::chrono::milliseconds patience) {
   if (file_ < 0) return true;
+  const auto now = [] { return std::chrono::steady_clock::now(); };
+  const auto deadline = now() + patience;
   std::unique_lock lock(mutex_);
-  const auto may_join = [this] {
-    return holders_ == 0 || std::chrono::steady_clock::now() - since_ < kTurn;
-  };
-  if (!released_.wait_for(lock, patience, may_join)) return false;
-  if (holders_ == 0) {
-    if (!lock_file(patience)) return false;
-    since_ = std::chrono::steady_clock::now();
+  bool gap = false;
+  if (holders_ > 0 && now() - since_ >= kTurn) {
+    gap = released_.wait_for(lock, std::min(patience, kDrain), [this] { return holders_ == 0; });
+    since_ = now();  // if they are still at it, they have another turn
+  }
+  while (holders_ == 0) {
+    if (!taking_) {
+      taking_ = true;
+      lock.unlock();
+      if (gap) std::this_thread::sleep_for(kLongestPause);  // in which others ask
+      const bool taken =
+          lock_file(std::chrono::duration_cast<std::chrono::milliseconds>(deadline - now()));
+      lock.lock();
+      taking_ = false;
+      released_.notify_all();
+      if (!taken) return false;
+      since_ = now();
+      break;
+    }
+    const auto done = [this] { return !taking_ || holders_ > 0; };
+    if (!released_.wait_until(lock, deadline, done)) return false;
   }
   ++holders_;
   return true;

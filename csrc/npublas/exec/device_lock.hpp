@@ -20,7 +20,7 @@ class DeviceLock {
 
   /// Waits for the lock; false if another process held it for longer than `patience`. Threads of
   /// this process share it: it is given up when as many have released it as have acquired it, and
-  /// who comes late waits for that, so that other processes have their turn.
+  /// who comes late waits a moment for that, so that other processes have their turn.
   bool acquire(std::chrono::milliseconds patience);
   void release();
   /// Why there is no lock, empty if there is one or none was asked for.
@@ -33,6 +33,7 @@ class DeviceLock {
   std::mutex mutex_;  // of what follows
   std::condition_variable released_;
   int holders_ = 0;
+  bool taking_ = false;                          // somebody waits for the file, for all
   std::chrono::steady_clock::time_point since_;  // when the first of them came
   std::string problem_;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "npublas/base/error.hpp"
@@ -44,8 +45,16 @@ Ending Executor::run(const Plan& plan, const Request& request, bool flushes_subn
     Lock lock(mutex_);
     admit(lock, job, first_core);
     hire(threads - 1);
-    wake_runners(*job);
-    wait_for(lock, job);
+    try {
+      wait_for(lock, job);
+    } catch (...) {
+      if (stuck_) throw;  // a thread has the job still, and all that belongs to it
+      job->stop = true;
+      job->wake.wait(lock, [&] { return job->in_flight == 0; });
+      lock.unlock();
+      leave(job);
+      throw;
+    }
   }
   leave(job);
   if (job->failed) {
@@ -55,19 +64,35 @@ Ending Executor::run(const Plan& plan, const Request& request, bool flushes_subn
   return {.ended = job->ended, .overflowed = job->overflowed, .underflowed = job->underflowed};
 }
 
+Executor::Room Executor::room_for(const Plan& plan) {
+  const bool stacked = plan.method == Method::float32 && plan.layout == Layout::normal;
+  return {plan.window_bytes(), plan.files(), plan.cores * runs_at_once(plan) * (stacked ? 2 : 1)};
+}
+
+/// Beside what the window has for itself: where its memory comes from, and contexts to sync
+/// through.
+bool Executor::fits(const Room& room) const {
+  const WindowLimits& limits = window_->limits();
+  return room.bytes + kOwnContexts * kContextBytes <= limits.bytes &&
+         room.files + 2 * kOwnContexts <= limits.files &&
+         room.contexts + kOwnContexts <= limits.contexts;
+}
+
 // A plan may use the whole window. So it starts only where it fits beside those that are under way,
 // in the order of the calls, so that a large one isn't passed by small ones for ever.
 void Executor::admit(Lock& lock, const std::shared_ptr<Job>& job, int first_core) {
   const std::uint64_t ticket = next_ticket_++;
-  const std::size_t bytes = job->plan.window_bytes();
-  const int files = job->plan.files();
+  const Room need = room_for(job->plan);
   room_.wait(lock, [&] {
-    return ticket == serving_ &&
-           (reserved_files_ == 0 || (reserved_bytes_ + bytes <= window_->limits().bytes &&
-                                     reserved_files_ + files <= window_->limits().files));
+    return stuck_ || (ticket == serving_ && (reserved_.contexts == 0 || fits(reserved_ + need)));
   });
-  reserved_bytes_ += bytes;
-  reserved_files_ += files;
+  if (stuck_) {
+    ++serving_;
+    throw Error(ErrorKind::timeout,
+                "the NPU hangs in another product, and is left alone for the "
+                "rest of this process");
+  }
+  reserved_ = reserved_ + need;
   jobs_.push_back(job);
   lock.unlock();
   std::unique_ptr<Bench> bench;
@@ -92,24 +117,24 @@ void Executor::admit(Lock& lock, const std::shared_ptr<Job>& job, int first_core
 /// The caller works on its own job until there is nothing left to do.
 void Executor::wait_for(Lock& lock, const std::shared_ptr<Job>& job) {
   const auto over = [&] { return (job->stop || job->schedule.finished()) && job->in_flight == 0; };
-  std::uint64_t seen = job->progress;
+  std::uint64_t seen = 0;
   while (!over()) {
     if (work_once(lock, job.get())) continue;
     const trace::Span waiting(trace::Act::wait, trace::here, job->product);
+    seen = job->progress;
     job->caller_waits = true;
     const bool woken = job->wake.wait_for(lock, patience_) == std::cv_status::no_timeout;
     job->caller_waits = false;
-    const std::uint64_t progress = job->progress;
-    if (woken || progress != std::exchange(seen, progress)) continue;
-    if (over()) return;
+    if (woken || job->progress != seen || over()) continue;
     // Nothing came back for too long. Let everybody who still moves leave, then lock out the rest.
     job->stop = true;
+    stuck_ = true;
+    room_.notify_all();
     lock.unlock();
     {
       const std::unique_lock exclusive(job->access);
       job->abandoned = true;
     }
-    stuck_ = true;
     throw Error(ErrorKind::timeout,
                 "rknn_matmul_run did not come back within " + std::to_string(patience_.count()) +
                     " ms. The NPU is left alone for the rest of this process; if it hangs for "
@@ -129,15 +154,18 @@ void Executor::leave(const std::shared_ptr<Job>& job) {
     window_->forget(job->request.weights->id());
   job->request.weights.reset();
   const std::lock_guard lock(mutex_);
-  reserved_bytes_ -= job->plan.window_bytes();
-  reserved_files_ -= job->plan.files();
+  reserved_ = reserved_ - room_for(job->plan);
   room_.notify_all();
 }
 
 void Executor::hire(int threads) {
   while (int(helpers_.size()) < threads) {
     const int number = int(helpers_.size());
-    helpers_.emplace_back([this, number] { help(number); });
+    try {
+      helpers_.emplace_back([this, number] { help(number); });
+    } catch (const std::system_error&) {
+      return;  // fewer will do
+    }
   }
 }
 

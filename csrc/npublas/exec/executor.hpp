@@ -19,6 +19,10 @@
 
 namespace npublas::exec {
 
+/// Contexts that the window has beside those of plans: the one that all memory comes from, and
+/// those to sync through.
+inline constexpr int kOwnContexts = 1 + Syncs::kAtOnce;
+
 struct Ending {
   Ended ended = Ended::done;
   bool overflowed = false;   ///< a finite sum was rounded to infinity
@@ -59,6 +63,19 @@ class Executor {
     std::vector<std::thread> threads;
   };
   using Lock = std::unique_lock<std::mutex>;
+  /// Of the window.
+  struct Room {
+    std::size_t bytes = 0;
+    int files = 0, contexts = 0;
+    Room operator+(const Room& other) const {
+      return {bytes + other.bytes, files + other.files, contexts + other.contexts};
+    }
+    Room operator-(const Room& other) const {
+      return {bytes - other.bytes, files - other.files, contexts - other.contexts};
+    }
+  };
+  static Room room_for(const Plan& plan);
+  bool fits(const Room& room) const;
 
   void admit(Lock& lock, const std::shared_ptr<Job>& job, int first_core);
   void wait_for(Lock& lock, const std::shared_ptr<Job>& job);
@@ -85,9 +102,8 @@ class Executor {
 
   std::mutex mutex_;
   bool quit_ = false;
-  std::deque<std::shared_ptr<Job>> jobs_;  // in turn: who was served goes to the back
-  std::size_t reserved_bytes_ = 0;         // of the window, by the jobs' plans
-  int reserved_files_ = 0;
+  std::deque<std::shared_ptr<Job>> jobs_;        // in turn: who was served goes to the back
+  Room reserved_;                                // by the jobs' plans
   std::uint64_t next_ticket_ = 0, serving_ = 0;  // jobs are admitted in the order of their calls
   std::condition_variable room_;
   std::condition_variable helpers_woken_;
