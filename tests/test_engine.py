@@ -250,6 +250,36 @@ def a_product_under_way():
         thread.join()
 
 
+def test_products_of_other_threads_run_beside_one_that_is_under_way():
+    with a_product_under_way(), npublas.config_context(on_fallback="error"):
+        for _ in range(20):
+            assert (npublas.matmul(A, B, device="npu") == np.matmul(A, B)).all()
+
+
+@pytest.mark.parametrize("limit", ["4MiB", "1GiB"])
+def test_many_callers_share_the_window_without_a_retry(limit):
+    npublas.set_config(memory_limit=limit)
+    a, b = np.ones((128, 512), np.float32), np.full((512, 600), 2**-20 + 1, np.float32)
+    with npublas.config_context(on_fallback="error"):
+        expected = npublas.matmul(a, b, device="npu")
+    wrong = []
+
+    def work():
+        with npublas.config_context(on_fallback="error"):
+            for _ in range(3):
+                result = npublas.matmul(a, b, device="npu")
+                if not np.array_equal(result, expected):
+                    wrong.append(result)
+
+    threads = [threading.Thread(target=work) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counters = npublas.counters()
+    assert not wrong and counters.npu.products == 49 and counters.work["retries"] == 0
+
+
 def test_reports_do_not_wait_for_a_product():
     with a_product_under_way():
         assert npublas.counters().npu.products == 1

@@ -221,6 +221,38 @@ def test_a_run_that_never_comes_back_is_given_up():
     run_python(GIVEN_UP, NPUBLAS_RUN_TIMEOUT="3")
 
 
+def test_callers_that_wait_for_room_are_let_go_when_the_device_hangs():
+    run_python(
+        """
+        import threading
+
+        import numpy as np
+        import npublas
+        from npublas.testing import simulator
+
+        npublas.set_config(runtime="simulator", memory_limit="4MiB", cores=1)
+        a = np.ones((512, 1024), np.float32)
+        b = np.ones((1024, 512), np.float32)
+        npublas.matmul(a, b, device="npu")
+        simulator.arm("hang", count=0)
+        results = []
+        threads = [
+            threading.Thread(
+                target=lambda: results.append(npublas.matmul(a, b, device="npu")), daemon=True
+            )
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert len(results) == 4 and all((result == 1024).all() for result in results)
+        simulator.release()
+        """,
+        NPUBLAS_RUN_TIMEOUT="2",
+    )
+
+
 def test_a_self_test_that_never_comes_back_is_given_up():
     run_python(
         """

@@ -24,7 +24,7 @@ Bench::Bench(const Plan& plan, bool weights, Window& window, int first_core, int
     *core = (first_core + i) % cores_there;
     CoreBench& bench = cores.emplace_back(*core, Accuracy(plan.tile_rows, plan.tile_columns));
     for (int lane = 0; lane < runs_at_once(plan); ++lane) {
-      bench.lanes.push_back({window.context(type, shape, *core), {}});
+      bench.lanes.push_back({window.context(type, shape, *core), {}, false});
       if (split && !native) bench.lanes.back().both.emplace(window.context(type, both, *core));
     }
   }

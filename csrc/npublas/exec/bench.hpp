@@ -60,6 +60,7 @@ struct TileOfB {
 struct Lane {
   ContextLoan context;
   std::optional<ContextLoan> both;
+  bool busy = false;  ///< a thread is in it; under the executor's mutex
 };
 
 struct Sums {

@@ -21,8 +21,8 @@ Executor::Executor(std::shared_ptr<device::Runtime> runtime, const WindowLimits&
       shop_{*window_, work_, syncs_} {
   for (int core = 0; core < cores; ++core) cores_.push_back(std::make_unique<Core>());
   for (int core = 0; core < cores; ++core)  // now that none is added any more
-    for (int lane = 0; lane < kRunsInFlight; ++lane)
-      cores_[std::size_t(core)]->threads.emplace_back([this, core, lane] { serve(core, lane); });
+    for (int i = 0; i < kRunsInFlight; ++i)
+      cores_[std::size_t(core)]->threads.emplace_back([this, core] { serve(core); });
 }
 
 Executor::~Executor() {
@@ -180,11 +180,11 @@ void Executor::help(int number) {
   }
 }
 
-void Executor::serve(int core, int lane) {
+void Executor::serve(int core) {
   trace::name_this_thread("npublas-core-" + std::to_string(core));
   Lock lock(mutex_);
   while (!quit_)
-    if (!run_once(lock, core, lane)) cores_[std::size_t(core)]->woken.wait(lock);
+    if (!run_once(lock, core)) cores_[std::size_t(core)]->woken.wait(lock);
 }
 
 /// Packs or unpacks something, of `only` if it isn't null. False if there is nothing to do.
@@ -211,23 +211,29 @@ bool Executor::work_once(Lock& lock, Job* only) {
   return false;
 }
 
-bool Executor::run_once(Lock& lock, int core, int lane) {
+bool Executor::run_once(Lock& lock, int core) {
   for (std::size_t i = 0; i < jobs_.size(); ++i) {
     const std::shared_ptr<Job> job = jobs_[i];
     if (job->stop || !job->bench) continue;
-    const auto& benches = job->bench->cores;
+    auto& benches = job->bench->cores;
     const auto mine = std::find_if(benches.begin(), benches.end(),
                                    [&](const CoreBench& bench) { return bench.core == core; });
-    if (mine == benches.end() || lane >= int(mine->lanes.size())) continue;
+    if (mine == benches.end()) continue;
+    const auto lane = std::find_if(mine->lanes.begin(), mine->lanes.end(),
+                                   [](const Lane& one) { return !one.busy; });
+    if (lane == mine->lanes.end()) continue;
     const auto task = job->schedule.take_run(int(mine - benches.begin()));
     if (!task) continue;
+    lane->busy = true;
     std::rotate(jobs_.begin(), jobs_.begin() + std::ptrdiff_t(i) + 1, jobs_.end());
     ++job->in_flight;
     Core& here = *cores_[std::size_t(core)];
     if (here.running++ == 0) here.since = std::chrono::steady_clock::now();
+    if (job->schedule.can_run(int(mine - benches.begin()))) here.woken.notify_one();
     lock.unlock();
-    do_run(*job, *task, lane);
+    do_run(*job, *task, *lane);
     lock.lock();
+    lane->busy = false;
     if (--here.running == 0)
       work_.run_nanoseconds += std::uint64_t(
           std::chrono::nanoseconds(std::chrono::steady_clock::now() - here.since).count());
@@ -250,8 +256,7 @@ void Executor::wake_runners(const Job& job) {
   if (job.stop || !job.bench) return;
   for (std::size_t stream = 0; stream < job.bench->cores.size(); ++stream)
     if (job.schedule.can_run(int(stream)))
-      // All: those of the lanes that this job doesn't have can't take it.
-      cores_[std::size_t(job.bench->cores[stream].core)]->woken.notify_all();
+      cores_[std::size_t(job.bench->cores[stream].core)]->woken.notify_one();
 }
 
 void Executor::wake_host(Job& job) {
@@ -291,10 +296,9 @@ void Executor::do_host_task(Job& job, const Task& task) {
   });
 }
 
-void Executor::do_run(Job& job, const Task& task, int number) {
+void Executor::do_run(Job& job, const Task& task, const Lane& lane) {
   Bench& bench = *job.bench;
   CoreBench& core = bench.cores[std::size_t(task.stream)];
-  const Lane& lane = core.lanes[std::size_t(number)];
   const Sums& sums = core.sums[std::size_t(task.step.sums)];
   TileOfA& a = bench.a[std::size_t(task.step.a_slot)];
   TileOfB& b = bench.b[std::size_t(task.step.b_slot)];

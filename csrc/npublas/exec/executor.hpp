@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "npublas/exec/bench.hpp"
 #include "npublas/exec/shop.hpp"
 
 namespace npublas::exec {
@@ -81,11 +82,11 @@ class Executor {
   void wait_for(Lock& lock, const std::shared_ptr<Job>& job);
   void leave(const std::shared_ptr<Job>& job);
   void help(int number);
-  void serve(int core, int lane);
+  void serve(int core);
   bool work_once(Lock& lock, Job* only);
-  bool run_once(Lock& lock, int core, int lane);
+  bool run_once(Lock& lock, int core);
   void do_host_task(Job& job, const Task& task);
-  void do_run(Job& job, const Task& task, int lane);
+  void do_run(Job& job, const Task& task, const Lane& lane);
   void wake_runners(const Job& job);
   void wake_host(Job& job);
   void ended(Job& job);
