@@ -66,7 +66,6 @@ def test_changing_the_number_of_rows_never_packs_again():
     assert filled > 0
     for rows in (1, 2, 3, 4, 5, 64, 600):
         multiply(x[:rows], weights)
-    # The joined surface of the cross terms comes with the first x that has low parts.
     assert npublas.counters().work["weights_filled"] == filled
 
 

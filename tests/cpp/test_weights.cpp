@@ -131,6 +131,27 @@ TEST_CASE("every tile of the grid has one number, and they follow each other") {
   CHECK(grid.tiles() == next);
 }
 
+TEST_CASE("tiles are as deep as a context at most, of two parts like of one") {
+  for (const Method method : {Method::float16, Method::float32}) {
+    const auto make = [&](std::int64_t depth) {
+      const WeightsGrid grid{.method = method,
+                             .dtype = DType::float32,
+                             .batch = 1,
+                             .k = 8193,
+                             .n = 2,
+                             .tile_depth = depth,
+                             .tile_columns = 32};
+      const Matrix matrix = random_matrix(8193, 2, 20);
+      PackedWeights packed = pack_weights(matrix.view(), grid, nullptr);
+      CHECK(packed.entries.size() == 2);
+      return Weights(grid, packed.bytes, packed.entries, nullptr);
+    };
+    CHECK_NOTHROW(make(4097));
+    CHECK_NOTHROW(make(8192));
+    CHECK_THROWS_AS(make(8193), Error);
+  }
+}
+
 TEST_CASE("entries that don't fit the grid or the bytes are refused") {
   const Matrix matrix = random_matrix(2100, 100, 10);
   const WeightsGrid grid = matrix.grid(Method::float16);

@@ -37,7 +37,7 @@ struct WindowUsage {
 
 /// A surface of a tile of weights.
 struct WeightKey {
-  enum class Part : std::uint8_t { high, low, joined, unpacked };
+  enum class Part : std::uint8_t { high, low, unpacked };
   std::uint64_t weights = 0;  ///< Weights::id
   std::int64_t tile = 0;
   Part part = Part::high;

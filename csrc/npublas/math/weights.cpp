@@ -27,10 +27,8 @@ static_assert(sizeof(LaneLoss) == 24, "LaneLoss is part of the file format");
 
 [[noreturn]] void refuse(const std::string& why) { throw Error(ErrorKind::argument, why); }
 
-/// The cross terms of a product of split operands are one product of twice the depth.
 std::int64_t deepest(Method method) {
-  if (method == Method::int4) return certified_depth(kInt4Max, kInt4WeightMax);
-  return method == Method::float32 ? kMaxDepth / 2 : kMaxDepth;
+  return method == Method::int4 ? certified_depth(kInt4Max, kInt4WeightMax) : kMaxDepth;
 }
 
 void check(const WeightsGrid& grid) {
