@@ -170,3 +170,29 @@ def test_weights_are_as_wide_as_keeps_all_cores_busy_with_one_row():
         assert width <= 1408 and -(-n // width) % 3 == 0
     assert _core.columns_of_weights(1, 384, "integers") == 384  # too little to spread
     assert _core.columns_of_weights(3, 1000, "integers") == 1024  # a stack spreads by itself
+
+
+def test_low_parts_that_there_are_not_cost_no_time_but_have_room():
+    """Some may come all the same, of a float16 that is very small beside others of its row."""
+    asked = (1, 1024, 1024, 1024, "float32")
+    packed = (1024, _core.columns_of_weights(1, 1024, "float32"))
+    times = {}
+    for a, b in itertools.product((True, False), (True, False)):
+        plan = _core.plan(*asked, packed=packed, a_has_low=a, b_has_low=b)
+        rows, depth, columns = plan["tile"]
+        times[a, b] = plan["estimate"]["seconds"]
+        normal = plan["layout"] == "normal"
+        assert plan["runs"] == plan["steps"] * (1 + (a and not normal) + b)
+        assert plan["surface_rows"] == (2 * rows if normal else rows)
+        slots = plan["a_slots"] * rows * depth + plan["b_slots"] * depth * columns
+        assert plan["bytes"] >= 2 * 2 * slots + 3 * 3 * plan["cores"] * 4 * rows * columns
+    assert times[True, True] > times[True, False] > times[False, False]
+    assert times[True, True] > times[False, True] > times[False, False]
+
+
+@given(m=SIZES, k=SIZES, n=SIZES, files=st.integers(80, 400), window=WINDOWS)
+def test_without_low_parts_contexts_are_legal_for_both(m, k, n, files, window):
+    low = {"a_has_low": False, "b_has_low": False}
+    plan = _core.plan(1, m, k, n, "float32", window_bytes=window, files=files, **low)
+    assert plan["surface_rows"] <= 2044
+    assert plan["bytes"] <= window and plan["files"] <= files

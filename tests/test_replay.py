@@ -122,9 +122,11 @@ def test_no_replay_beats_the_bound(method, packed):
 def test_parts_that_are_zero_need_no_run():
     rates = host(14)
     arguments = asked((512, 1024, 1024), "float32", packed=True, rates=rates)
-    both = _core.replay(**arguments)
-    one = _core.replay(**arguments, b_has_low=False)
-    none = _core.replay(**arguments, a_has_low=False, b_has_low=False)
+    plan = _core.plan(**arguments)
+    tiles = (plan["layout"], *plan["tile"], -(-512 // plan["block"][0]))
+    both = _core.replay(**arguments, tiles=tiles)
+    one = _core.replay(**arguments, tiles=tiles, b_has_low=False)
+    none = _core.replay(**arguments, tiles=tiles, a_has_low=False, b_has_low=False)
     assert both["runs"] == 2 * one["runs"] == 2 * none["runs"]
     assert both["seconds"] > one["seconds"] > none["seconds"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -25,9 +26,9 @@ def _on_the_simulator():
     npublas.set_config(memory_limit="auto", cores=3)
 
 
-def multiply(x, w):
+def multiply(x, w, **options):
     with npublas.config_context(**NPU):
-        return npublas.matmul(x, w)
+        return npublas.matmul(x, w, **options)
 
 
 def matrices(count, k=700, n=300, dtype=np.float32):
@@ -211,6 +212,54 @@ def test_zero_low_parts_are_left_out_of_packed_products(x_bits, w_bits):
     assert npublas.counters().work["runs"] - before == 1 + (w_bits == "low parts")
     np.testing.assert_array_equal(result, multiply(x, b))
     np.testing.assert_allclose(result, x.astype(np.float64) @ b, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("x_type", ["float16", "float32"])
+@pytest.mark.parametrize("shape", [(4, 100, 64), (1, 2048, 300), (1024, 1024, 1024)])
+def test_what_is_planned_for_weights_of_one_part_is_what_runs(shape, x_type):
+    m, k, n = shape
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((m, k)).astype(x_type)
+    w = npublas.pack(rng.standard_normal((k, n)).astype(np.float16).astype(x_type))
+    planned = npublas.explain(x, w).plan.runs
+    before = npublas.counters().work["runs"]
+    multiply(x, w)
+    assert npublas.counters().work["runs"] - before == planned
+
+
+def test_packing_float16_makes_products_faster():
+    x = np.random.default_rng(3).standard_normal((2, 1024, 1024)).astype(np.float16)
+    fresh, packed = npublas.explain(x[0], x[1]), npublas.explain(x[0], npublas.pack(x[1]))
+    assert packed.npu_seconds < fresh.npu_seconds
+    assert packed.on_npu or not fresh.on_npu
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("shape", [(1, 100, 64), (8, 64, 2048), (700, 300, 96), (1500, 64, 64)])
+@pytest.mark.parametrize("window", ["1MiB", "64MiB"])
+def test_low_parts_that_nobody_expected_are_multiplied_nevertheless(shape, dtype, window):
+    npublas.set_config(memory_limit=window)
+    m, k, n = shape
+    kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((m, k)).astype(kind)
+    x[:, ::3] = 6e4
+    x[:, 1::3] = 1e-7  # 2^-39 of the largest: too small for the high part
+    b = rng.standard_normal((k, n)).astype(kind)
+    b[::3] = 0
+    w = npublas.pack(b)
+    assert not any(entry[3] for entry in w._weights.entries)
+    result = multiply(x, w, dtype=np.float32)
+    # The same matrices, of a type that is expected to have low parts.
+    same = multiply(x.astype(np.float32), npublas.pack(b.astype(np.float32)))
+    np.testing.assert_array_equal(result, same)
+    exact = x.astype(np.float64) @ b.astype(np.float64)
+    size = abs(x.astype(np.float64)) @ abs(b.astype(np.float64))
+    assert (abs(result - exact) <= max(k, 10) * 2.0**-24 * size).all()
+    high_alone = np.where(x.astype(np.float64) < 1e-6, 0, x.astype(np.float64)) @ b.astype(
+        np.float64
+    )
+    assert (high_alone != exact).any()
 
 
 @pytest.mark.parametrize("fault", ["submit_failure", "zeros", "bind_failure", "sync_failure"])

@@ -53,11 +53,12 @@ Asked asked(std::int64_t batch, std::int64_t m, std::int64_t k, std::int64_t n,
             std::int64_t max_depth, std::int64_t max_rows, std::int64_t max_columns,
             const std::optional<std::pair<std::int64_t, std::int64_t>>& packed,
             const std::tuple<int, int, int>& source_bytes, const std::optional<py::dict>& rates,
-            const std::optional<TilesOfPython>& tiles) {
+            const std::optional<TilesOfPython>& tiles, bool a_has_low, bool b_has_low) {
   const auto [a, b, out] = source_bytes;
   Asked asked{.query = {.shape = {batch, m, k, n},
                         .method = method_from(method),
-                        .bytes = {.a = a, .b = b, .out = out}},
+                        .bytes = {.a = a, .b = b, .out = out},
+                        .low = {.a = a_has_low, .b = b_has_low}},
               .limits = {.max_rows = max_rows,
                          .max_columns = max_columns,
                          .max_depth = max_depth,
@@ -161,10 +162,10 @@ py::list ranked(const Asked& asked, std::size_t count) {
       std::int64_t max_rows, std::int64_t max_columns,                                           \
       const std::optional<std::pair<std::int64_t, std::int64_t>>&packed,                         \
       const std::tuple<int, int, int>&source_bytes, const std::optional<py::dict>&rates,         \
-      const std::optional<TilesOfPython>&tiles
+      const std::optional<TilesOfPython>&tiles, bool a_has_low, bool b_has_low
 #define NPUBLAS_PASSED                                                                          \
   batch, m, k, n, method, window_bytes, cores, files, max_depth, max_rows, max_columns, packed, \
-      source_bytes, rates, tiles
+      source_bytes, rates, tiles, a_has_low, b_has_low
 #define NPUBLAS_ARGUMENTS                                                                         \
   py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"), py::arg("method"), py::kw_only(),   \
       py::arg("window_bytes") = PlanLimits{}.window_bytes, py::arg("cores") = PlanLimits{}.cores, \
@@ -172,7 +173,7 @@ py::list ranked(const Asked& asked, std::size_t count) {
       py::arg("max_rows") = PlanLimits{}.max_rows,                                                \
       py::arg("max_columns") = PlanLimits{}.max_columns, py::arg("packed") = py::none(),          \
       py::arg("source_bytes") = std::make_tuple(4, 4, 4), py::arg("rates") = py::none(),          \
-      py::arg("tiles") = py::none()
+      py::arg("tiles") = py::none(), py::arg("a_has_low") = true, py::arg("b_has_low") = true
 
 void register_planning(py::module_& module) {
   module.def(
@@ -184,14 +185,11 @@ void register_planning(py::module_& module) {
       NPUBLAS_ARGUMENTS, py::arg("count") = 10, "Return the candidates, the fastest first.");
   module.def(
       "replay",
-      [](NPUBLAS_ASKED, bool b_is_resident, bool a_has_low, bool b_has_low) {
-        return replayed(asked(NPUBLAS_PASSED), {.b_is_resident = b_is_resident,
-                                                .a_has_low = a_has_low,
-                                                .b_has_low = b_has_low,
-                                                .bytes = {}});
+      [](NPUBLAS_ASKED, bool b_is_resident) {
+        return replayed(asked(NPUBLAS_PASSED), {.b_is_resident = b_is_resident, .bytes = {}});
       },
-      NPUBLAS_ARGUMENTS, py::arg("b_is_resident") = true, py::arg("a_has_low") = true,
-      py::arg("b_has_low") = true, "Return what a product takes in simulated time, or None.");
+      NPUBLAS_ARGUMENTS, py::arg("b_is_resident") = true,
+      "Return what a product takes in simulated time, or None.");
   module.def(
       "columns_of_weights",
       [](std::int64_t batch, std::int64_t n, const std::string& method) {

@@ -50,13 +50,18 @@ std::optional<PackedTiles> tiles_of(const Weights* weights) {
   return PackedTiles{weights->grid().tile_depth, weights->grid().tile_columns};
 }
 
+/// float16 and bfloat16 are their high part alone, but for what is less than 2^-28 of the largest
+/// of its row or column: scaled with that, it is below the normal float16.
+bool needs_low(DType dtype) { return dtype != DType::float16 && dtype != DType::bfloat16; }
+
 /// Every query for the product: one, but for weights of int4 one for each of their ways.
 std::vector<PlanQuery> queries_for(DType a, DType b, DType out, Method method, const Shape& shape,
                                    const Weights* weights, int a_limit) {
   PlanQuery query{.shape = shape,
                   .method = method,
                   .packed = tiles_of(weights),
-                  .bytes = source_bytes(a, b, out)};
+                  .bytes = source_bytes(a, b, out),
+                  .low = {.a = needs_low(a), .b = weights ? weights->has_low() : needs_low(b)}};
   if (method != Method::int4) return {query};
   std::vector<PlanQuery> queries;
   for (const Int4Way& way : ways_of(a, a_limit)) {

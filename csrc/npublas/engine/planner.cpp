@@ -21,7 +21,8 @@ static_assert(kEntries == 1 << 6);
 
 std::size_t place_of(const PlanQuery& query) {
   std::uint64_t hash = std::uint64_t(query.method) * 8 + std::uint64_t(query.way.element) * 2 +
-                       std::uint64_t(query.packed.has_value());
+                       std::uint64_t(query.packed.has_value()) + std::uint64_t(query.low.a) * 64 +
+                       std::uint64_t(query.low.b) * 128;
   for (const std::int64_t size : {query.shape.batch, query.shape.m, query.shape.k, query.shape.n})
     hash = (hash ^ std::uint64_t(size)) * 0x9e3779b97f4a7c15;
   return std::size_t(hash >> 58);

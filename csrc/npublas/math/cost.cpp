@@ -121,12 +121,14 @@ Compulsory compulsory_bytes(const Plan& p, bool b_is_packed, const SourceBytes& 
   const bool split = p.method == Method::float32;
   const double parts = split ? 2 : p.parts;
   const double b_parts = split ? 2 : 1;
-  const double sums = double(bytes_of_sum(p.element)) * (split ? 3 : p.parts);
+  const double a_streamed = split ? 1 + p.low.a : p.parts;
+  const double b_streamed = split ? 1 + p.low.b : 1;
+  const double sums = double(bytes_of_sum(p.element)) * (split ? 1 + p.low.a + p.low.b : p.parts);
   Compulsory least;
   least.host_bytes = batch * (m * k * (bytes.a + element * parts) + m * n * (sums + bytes.out));
   if (!b_is_packed) least.host_bytes += batch * k * n * (bytes.b + element * b_parts);
   least.streamed_bytes =
-      batch * (m * k * element * parts + k * n * element * b_parts + m * n * sums);
+      batch * (m * k * element * a_streamed + k * n * element * b_streamed + m * n * sums);
   return least;
 }
 

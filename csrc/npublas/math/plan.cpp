@@ -39,6 +39,10 @@ std::int64_t Plan::surface_rows() const {
   return parts == 1 ? tile_rows : round_up(parts * tile_rows, 4);
 }
 
+std::int64_t Plan::run_rows() const {
+  return is_split(*this) && !low.a ? tile_rows : surface_rows();
+}
+
 std::int64_t Plan::surface_depth() const { return round_up(tile_depth, kDepthStep); }
 std::int64_t Plan::depth_tiles() const { return ceil_div(shape.k, tile_depth); }
 std::int64_t Plan::panels() const { return ceil_div(shape.n, block_columns); }
@@ -52,7 +56,7 @@ std::int64_t Plan::steps() const { return shape.batch * row_tiles() * panels() *
 
 int Plan::runs_per_step() const {
   if (!is_split(*this)) return 1;
-  return layout == Layout::normal ? 2 : 3;
+  return 1 + (low.a && layout == Layout::native ? 1 : 0) + (low.b ? 1 : 0);
 }
 
 std::size_t Plan::a_slot_bytes() const {

@@ -36,6 +36,15 @@ struct PlanLimits {
   bool operator==(const PlanLimits&) const = default;
 };
 
+/// Of float32's operands, which have a low part somewhere. Time is planned for these; what turns
+/// out to be otherwise (a float16 that needs two parts because others of its row are so large) is
+/// run all the same, and gives the same bits.
+struct LowParts {
+  bool a = true, b = true;
+
+  bool operator==(const LowParts&) const = default;
+};
+
 /// A block of the result, of one product of the stack: the unit that a core takes.
 struct Block {
   std::int64_t batch;
@@ -64,11 +73,14 @@ struct Plan {
   std::int64_t block_columns;  ///< at most tile_columns; the last block may have fewer
   std::int64_t a_slots;        ///< packed tiles of A, all cores together
   std::int64_t b_slots;        ///< packed tiles of B, all cores together
+  LowParts low = {};           ///< that are expected; there is room for all, whatever comes
 
   std::int64_t blocks() const;
   /// Within a product of the stack, row blocks are outermost: their tiles of A stay for all panels.
   Block block(std::int64_t index) const;
 
+  /// Of the first run, as expected: both parts of A, if float32 in normal layout has both.
+  std::int64_t run_rows() const;
   /// Of the highest context. float32 in normal layout multiplies both parts of A by one of B, one
   /// part below the other: 2 · tile_rows.
   std::int64_t surface_rows() const;
@@ -77,7 +89,7 @@ struct Plan {
   std::int64_t row_tiles() const;  ///< of a product, all its row blocks together
   std::int64_t panels() const;     ///< of a product
   std::int64_t steps() const;      ///< (tile of rows, K tile, panel), of the whole stack
-  /// Of a step, at most: those of parts that turn out to be zero are left out.
+  /// Of a step, as expected: those of parts that are zero are left out.
   int runs_per_step() const;
   std::int64_t runs() const { return runs_per_step() * steps(); }
 
@@ -122,6 +134,7 @@ struct PlanQuery {
       std::nullopt;                  ///< B comes in these; otherwise they are chosen
   Int4Way way = {Element::int4, 2};  ///< for the method `int4`
   SourceBytes bytes = {};
+  LowParts low = {};  ///< for the method `float32`: what is known of the operands
 
   bool operator==(const PlanQuery&) const = default;
 };

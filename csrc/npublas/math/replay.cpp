@@ -63,7 +63,6 @@ class Replay {
         threads_(std::size_t(std::max(rates.threads, 1))),
         cores_(std::size_t(plan.cores)) {
     result_.busy.resize(cores_.size());
-    if (plan.method == Method::float32) choose_runs();
   }
 
   Replayed run() {
@@ -82,22 +81,6 @@ class Replay {
   }
 
  private:
-  /// Of the float32 method: the runs that low parts make necessary.
-  void choose_runs() {
-    const auto run_of = [&](std::int64_t rows) {
-      return work_of_run(plan_.element, plan_.layout, rows, plan_.surface_depth(),
-                         plan_.tile_columns, rates_);
-    };
-    const bool normal = plan_.layout == Layout::normal;
-    work_.runs = 0;
-    const bool taller = normal && options_.a_has_low;
-    work_.run[work_.runs++] = run_of(taller ? 2 * plan_.tile_rows : plan_.tile_rows);
-    if (!normal && options_.a_has_low) work_.run[work_.runs++] = run_of(plan_.tile_rows);
-    if (options_.b_has_low) work_.run[work_.runs++] = run_of(plan_.tile_rows);
-    const int sums = 1 + (options_.a_has_low ? 1 : 0) + (options_.b_has_low ? 1 : 0);
-    work_.sum_bytes *= sums / 3.0;
-  }
-
   void give_out() {
     for (bool more = true; more;) {
       more = false;

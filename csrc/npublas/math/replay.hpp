@@ -1,7 +1,7 @@
 // # Replaying a plan
 // What a plan takes on a machine of given rates: the schedule that drives the executor, driven by
 // simulated time instead. Nothing is computed, nothing depends on this machine, and the same plan
-// always takes the same time.
+// always takes the same time. Low parts of float32 are those that the plan expects.
 //
 //   host threads   each takes the most urgent task: so many bytes at a thread's rate, all threads
 //                  together at theirs, and the cache maintenance
@@ -19,10 +19,7 @@ namespace npublas {
 
 struct ReplayOptions {
   bool b_is_packed = false;
-  bool b_is_resident =
-      true;               ///< packed tiles are in the window already, else they are copied there
-  bool a_has_low = true;  ///< float32: there are low parts, so that all runs are made
-  bool b_has_low = true;
+  bool b_is_resident = true;  ///< packed tiles are in the window, else they are copied there
   SourceBytes bytes;
 };
 

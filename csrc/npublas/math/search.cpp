@@ -44,15 +44,15 @@ Element element_of(const PlanQuery& query) {
   return query.method == Method::int4 ? query.way.element : element_of(query.method);
 }
 
-/// Rows of A beside each other in one run, for each row of a tile.
-int rows_per_row(const PlanQuery& query, Layout layout) {
-  if (query.method == Method::float32) return layout == Layout::normal ? 2 : 1;
+/// Rows of A below each other in one run, for each row of a tile; `low`: A has a low part.
+int rows_per_row(const PlanQuery& query, Layout layout, bool low) {
+  if (query.method == Method::float32) return low && layout == Layout::normal ? 2 : 1;
   return query.method == Method::int4 && query.way.element == Element::int4 ? query.way.parts : 1;
 }
 
 std::int64_t most_rows(const PlanQuery& query, const PlanLimits& limits, Layout layout,
                        std::int64_t depth) {
-  const int high = rows_per_row(query, layout);
+  const int high = rows_per_row(query, layout, true);  // a low part may come unexpectedly
   std::int64_t rows = limits.max_rows / high / 4 * 4;
   if (element_of(query) == Element::int4)
     while (rows > 4 && !int4_is_one_task(high * rows, depth)) rows -= 4;
@@ -201,7 +201,7 @@ void for_each_candidate(const PlanQuery& query, const PlanLimits& limits, const 
     std::size_t index = 0;
     for (const Layout layout : {Layout::normal, Layout::native}) {
       if (layout == Layout::normal && element == Element::int4) continue;
-      const int high = rows_per_row(query, layout);
+      const int high = rows_per_row(query, layout, query.low.a);
       const std::int64_t legal = most_rows(query, limits, layout, surface);
       for (const std::int64_t width : widths) {
         double& of_width = least[index++];
@@ -269,7 +269,8 @@ std::optional<Plan> plan_of_tiles(const PlanQuery& query, const PlanLimits& limi
          .block_rows = std::min(rows, query.shape.m),
          .block_columns = std::min(columns, query.shape.n),
          .a_slots = 1,
-         .b_slots = 1};
+         .b_slots = 1,
+         .low = query.low};
   if (p.surface_rows() > limits.max_rows) return std::nullopt;
   if (layout == Layout::normal &&
       (!limits.row_major || element == Element::int4 || depth > kDeepestNormal))

@@ -321,6 +321,7 @@ Weights::Weights(const WeightsGrid& grid, std::span<const std::byte> bytes,
       refuse("a tile with low parts, which this method doesn't have");
     if (entry.offset != end || entry.bytes != parts_of(grid_, entry.has_low).end)
       refuse("a tile that is not where and as large as it must be");
+    has_low_ |= entry.has_low;
     end += entry.bytes;  // sizes of contexts at most, 2^32 of them: far from an overflow
   }
   if (end != bytes_.size()) {

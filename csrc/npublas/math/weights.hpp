@@ -91,6 +91,7 @@ class Weights {
   const std::byte* data() const { return bytes_.data(); }
   std::size_t bytes() const { return bytes_.size(); }
   const std::vector<WeightTileEntry>& entries() const { return entries_; }
+  bool has_low() const { return has_low_; }  ///< any tile has low parts
 
   /// Says that nobody will ask for a product any more; those under way go on.
   void close() const { closed_ = true; }
@@ -110,6 +111,7 @@ class Weights {
   std::vector<WeightTileEntry> entries_;
   std::shared_ptr<const void> owner_;
   std::uint64_t id_;
+  bool has_low_ = false;
   Watch watch_;
   mutable std::atomic<bool> closed_{false};
   /// For each tile what the watch said when its checksum was right; 0 before.

@@ -16,13 +16,13 @@ StepWork work_of_step(const Plan& p, const SourceBytes& bytes, const Rates& rate
 
   StepWork work;
   work.runs = p.runs_per_step();
-  work.run[0] = run_of(p.surface_rows());
-  if (split && p.layout == Layout::normal) work.run[1] = run_of(p.tile_rows);
-  if (split && p.layout == Layout::native) work.run[1] = work.run[2] = work.run[0];
+  work.run[0] = run_of(p.run_rows());
+  for (int i = 1; i < work.runs; ++i) work.run[i] = run_of(p.tile_rows);
 
   const double a_packed = rows * depth * element * (split ? 2 : p.parts);
   const double b_packed = depth * columns * element * (split ? 2 : 1);
-  const double sums = rows * columns * sum * (split ? 3 : p.parts);
+  const int surfaces = split ? 1 + p.low.a + p.low.b : p.parts;
+  const double sums = rows * columns * sum * surfaces;
   work.a_bytes = rows * depth * bytes.a + a_packed;
   work.b_bytes = depth * columns * bytes.b + b_packed;
   work.sum_bytes = sums;
