@@ -69,6 +69,7 @@ LAYERS: list[set[str]] = [
         "_threads",
         "_tuning",
         "_threadpool",
+        "_simulator",
     },
     {"_engine", "_quantized", "_profile"},
     {"_product"},

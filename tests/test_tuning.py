@@ -17,6 +17,7 @@ import npublas
 from npublas import _core, _engine, _machine, _tune, _tuning
 from npublas._tuning import Entry, Key
 from npublas.cli import main
+from npublas.testing import simulator
 
 BOARD = Key("RK3588", "2.3.2 (429f97ae6b@2025-04-09)", "0.9.8", "NPU at up to 1000 MHz", False)
 SIMULATED = replace(
@@ -278,6 +279,41 @@ def test_a_tuning_under_the_simulators_clock_is_found_by_the_next_process(tmp_pa
     assert run_python(again, **clock) == submit
     assert run_python(again, NPUBLAS_SIMULATOR_CLOCK="stretch") == "unmeasured"
     assert run_python(again) == "unmeasured"
+
+
+def test_what_is_timed_on_the_simulators_clock_is_the_clock_and_not_arithmetic(monkeypatch):
+    npublas.set_config(runtime="simulator")
+    seen = {"measure_runs": set(), "open_engine": set()}
+    for name in seen:
+        owner = _core if name == "measure_runs" else _engine
+        function = getattr(owner, name)
+
+        def watch(*arguments, _function=function, _name=name, **keywords):
+            seen[_name].add(simulator.setting("compute"))
+            return _function(*arguments, **keywords)
+
+        monkeypatch.setattr(owner, name, watch)
+    with simulator.settings(clock="target"):
+        tuning = npublas.tune(quick=True)
+        assert simulator.setting("compute") == 1
+    assert seen == {"measure_runs": {0}, "open_engine": {1}}
+    # 1024 MACs per cycle of 1 GHz: this machine's arithmetic is slower by far.
+    assert tuning.rates["macs_per_second"]["int8"] > 0.3 * 1.024e12
+    assert any("turned on in this process" in note for note in tuning.notes)
+    assert not tuning.file and not _core.current_rates()["measured"]
+
+
+def test_a_simulator_that_computes_nothing_is_tuned_and_stays_one_that_passes():
+    npublas.set_config(runtime="simulator")
+    a = np.arange(64, dtype=np.int8).reshape(8, 8)
+    npublas.matmul(a, a, device="npu")
+    with simulator.settings(clock="target", compute=0):
+        tuning = npublas.tune(quick=True)
+        assert simulator.setting("compute") == 0
+    assert "submit_seconds" in tuning.measured
+    assert not any("is off" in note for note in tuning.notes)
+    assert (npublas.matmul(a, a, device="npu") == a @ a).all()
+    assert npublas.counters().fallbacks == 0
 
 
 def test_rates_have_names_and_unknown_ones_are_refused():

@@ -20,7 +20,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from npublas import _config, _core, _engine, _memory, _rates, _threads, _tuning, _tuning_plot
+from npublas import (
+    _config,
+    _core,
+    _engine,
+    _memory,
+    _rates,
+    _simulator,
+    _threads,
+    _tuning,
+    _tuning_plot,
+)
 from npublas._machine import clocks
 from npublas._matmul import ufunc as matmul
 from npublas._packed import pack
@@ -221,11 +231,17 @@ class _Tuner:
         self.device: tuple[str, str, int] | None = None
         self.cores: tuple[int, ...] = ()
         self.elements: list[str] = []
+        self.clocked = False
 
     def run(self, save: bool) -> Tuning:
         _core.set_correcting(False)  # rates are about to change as they are measured
+        runtime = _config.get_config().runtime
+        simulated = runtime in ("simulator", _simulator.path())
+        # What opens is put to the test, which has to be computed.
+        computing = _simulator.settings(compute=1) if simulated else contextlib.nullcontext()
         try:
-            return self._measure(save)
+            with computing:
+                return self._measure(save)
         except BaseException:
             status = _core.engine_status()
             if status["state"] == "open":
@@ -266,6 +282,7 @@ class _Tuner:
             )
             return None, {}
         status = _core.engine_status()
+        self.clocked = bool(status["simulated"]) and _simulator.setting("clock") != 0
         self.elements = [e for e in _rates.ELEMENTS if not status["type_problems"].get(e)]
         for name, why in status["type_problems"].items():
             if why:
@@ -278,6 +295,13 @@ class _Tuner:
         self.device = (config.runtime, _engine.lock_file(), _engine.run_patience())
         self.cores = tuple(range(status["cores"]))
         return _tuning.key_of(status), status
+
+    def _timed(self) -> contextlib.AbstractContextManager[None]:
+        """Around what is timed: on the simulator's clock, runs take its time, and no more.
+
+        Computing them takes the host longer than that, and would be what is measured.
+        """
+        return _simulator.settings(compute=0) if self.clocked else contextlib.nullcontext()
 
     # Runs
 
@@ -300,10 +324,11 @@ class _Tuner:
                 times=times, pause=pause,
             )  # fmt: skip
 
-        seconds, elapsed = measure(2)
-        times = min(max(int(2 * self.budget / max(elapsed, 1e-6)), 2), 500)
-        if times > 2:
-            seconds, _ = measure(times)
+        with self._timed():
+            seconds, elapsed = measure(2)
+            times = min(max(int(2 * self.budget / max(elapsed, 1e-6)), 2), 500)
+            if times > 2:
+                seconds, _ = measure(times)
         # Of two in flight, each waits for the other one before its own turn.
         self.records.append(
             Run(
@@ -379,15 +404,16 @@ class _Tuner:
         self.records.append(Cpu(shape, threads, seconds))
 
     def _median_of(self, function: Callable[[], object]) -> float:
-        function()
+        function()  # on the NPU, the first of a kind is checked
         seconds: list[float] = []
-        begin = time.perf_counter()
-        while len(seconds) < 3 or (
-            time.perf_counter() - begin < self.budget and len(seconds) < 1000
-        ):
-            start = time.perf_counter()
-            function()
-            seconds.append(time.perf_counter() - start)
+        with self._timed():
+            begin = time.perf_counter()
+            while len(seconds) < 3 or (
+                time.perf_counter() - begin < self.budget and len(seconds) < 1000
+            ):
+                start = time.perf_counter()
+                function()
+                seconds.append(time.perf_counter() - start)
         return median(seconds)
 
     # Products
@@ -456,7 +482,10 @@ class _Tuner:
         file = ""
         if simulated and key is None:
             self.notes.append(
-                "the simulator has no speed of its own while its clock is off "
+                "the simulator's clock was turned on in this process, not by "
+                "NPUBLAS_SIMULATOR_CLOCK: nothing of this is used"
+                if self.clocked
+                else "the simulator has no speed of its own while its clock is off "
                 "(NPUBLAS_SIMULATOR_CLOCK): nothing of this is used"
             )
             _tuning.use(None, simulated=True)
