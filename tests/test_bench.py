@@ -16,7 +16,7 @@ import pytest
 import npublas
 from npublas import _tuning, cli
 from npublas.cli import _bench, _bench_cases, _bench_report
-from npublas.cli._bench_cases import Case
+from npublas.cli._bench_cases import Case, Times
 from npublas.cli._failure import Failure
 from npublas.testing import simulator
 
@@ -80,7 +80,7 @@ def test_an_error_is_the_largest_in_the_rows_and_columns_that_are_looked_at() ->
 def test_a_case_is_measured_with_its_answer_checked(
     dtype: str, precision: str, shape: Any, packed: bool
 ) -> None:
-    result = _bench_cases.measure(Case(shape, dtype, precision, packed), 1.0, 0.0)
+    result = _bench_cases.measure(Case(shape, dtype, precision, packed), Times(3.0, 1.0), 0.0)
     assert result.right
     assert (result.error == 0) == (dtype == "int8")
     assert result.calls == 3 and 0 < result.best <= result.seconds
@@ -90,6 +90,18 @@ def test_a_case_is_measured_with_its_answer_checked(
     assert result.roof_share == pytest.approx(result.roof_seconds / result.seconds)
     assert result.source == "simulated"
     assert result.would_run_on == "CPU" and "faster on the CPU" in result.because
+
+
+def test_faster_is_against_numpys_best_and_a_median_far_from_it_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_bench_cases, "numpy_float32", lambda *_: Times(100.0, 1e-3))
+    assert bench(tmp_path, "--shapes", "32", "--dtypes", "int8") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "2 of 2 cases were disturbed" in out and " 1 ms " in out
+    for result in json.loads((tmp_path / "out" / "bench.json").read_text("utf-8"))["results"]:
+        assert result["speedup"] == pytest.approx(1e-3 / result["seconds"])
+        assert result["disturbed"] and result["numpy_float32_seconds"] == 100
 
 
 def test_what_is_timed_runs_on_the_simulators_clock_and_computes_nothing() -> None:
@@ -108,7 +120,7 @@ def test_a_case_whose_plan_changes_when_it_is_timed_is_no_result(
 
     monkeypatch.setattr(npublas, "explain", other)
     with pytest.raises(Failure, match="40×32×32 is planned otherwise when it is timed"):
-        _bench_cases.measure(Case((1, 40, 32, 32), "int8", "float32", False), 1.0, 0.0)
+        _bench_cases.measure(Case((1, 40, 32, 32), "int8", "float32", False), Times(1.0, 1.0), 0.0)
 
 
 # The command
@@ -150,7 +162,7 @@ def test_a_wrong_answer_is_said_and_is_the_exit_code(
 def test_an_answer_that_is_not_a_number_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_bench_cases, "error_of", lambda *_: float("nan"))
     case = Case((1, 8, 32, 32), "float32", "int8", False)
-    assert not _bench_cases.measure(case, 1.0, 0.0).right
+    assert not _bench_cases.measure(case, Times(1.0, 1.0), 0.0).right
 
 
 def test_without_matplotlib_there_are_no_charts_and_it_is_said_why(

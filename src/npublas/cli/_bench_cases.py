@@ -34,6 +34,7 @@ DTYPES = ("float32", "float16", "int8")
 PRECISIONS = ("float32", "float16", "int8")
 PROFILE = "target"  # of the simulator's clock
 
+_DISTURBED = 3  # times the best is a median that says little
 _CHECKED_ROWS, _CHECKED_COLUMNS = 16, 4096
 # What the answer may be off by, relative to |A||B|: twice what each way rounds to, or more.
 _LIMITS = {"float32": 2.0**-22, "float16": 2.0**-9, "int8": 2.0**-5}
@@ -80,7 +81,8 @@ class Result:
     best: float
     calls: int
     gflops: float
-    numpy_float32_seconds: float
+    numpy_float32_seconds: float  # the median
+    numpy_float32_best: float
     roof_seconds: float
     roof_share: float
     error: float  # largest |C - AB| / |A||B|
@@ -93,11 +95,21 @@ class Result:
 
     @property
     def speedup(self) -> float:
-        """How many times as fast as NumPy's float32 product on the CPU."""
-        return self.numpy_float32_seconds / self.seconds
+        """How many times as fast as NumPy's float32 product on the CPU at its best.
+
+        NumPy's threads wait for each other, so that beside other programs its median may be a
+        hundred times its best: which says nothing of the product.
+        """
+        return self.numpy_float32_best / self.seconds
+
+    @property
+    def disturbed(self) -> bool:
+        """True if something else ran meanwhile: a median far from the best."""
+        times = ((self.seconds, self.best), (self.numpy_float32_seconds, self.numpy_float32_best))
+        return any(middle > _DISTURBED * best for middle, best in times)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "speedup": self.speedup}
+        return {**asdict(self), "speedup": self.speedup, "disturbed": self.disturbed}
 
 
 def read_shapes(text: str) -> list[tuple[int, int, int, int]]:
@@ -159,7 +171,14 @@ def operands(case: Case) -> tuple[Array, Array]:
     return a.astype(case.dtype), b.astype(case.dtype)
 
 
-def measure(case: Case, numpy_seconds: float, seconds: float) -> Result:
+class Times(NamedTuple):
+    """Seconds of a call, of many calls."""
+
+    median: float
+    best: float
+
+
+def measure(case: Case, numpy: Times, seconds: float) -> Result:
     """Check a case, then time it for about so long."""
     a, b = operands(case)
     options = case.options
@@ -192,7 +211,8 @@ def measure(case: Case, numpy_seconds: float, seconds: float) -> Result:
         best=min(times),
         calls=len(times),
         gflops=work.flops / median * 1e-9,
-        numpy_float32_seconds=numpy_seconds,
+        numpy_float32_seconds=numpy.median,
+        numpy_float32_best=numpy.best,
         roof_seconds=roof,
         roof_share=roof / median,
         error=error,
@@ -205,11 +225,12 @@ def measure(case: Case, numpy_seconds: float, seconds: float) -> Result:
     )  # fmt: skip
 
 
-def numpy_float32(shape: tuple[int, int, int, int], seconds: float) -> float:
+def numpy_float32(shape: tuple[int, int, int, int], seconds: float) -> Times:
     """What NumPy takes for the product in float32, on this machine's CPU."""
     a, b = operands(Case(shape, "float32", "float32", False))
     np.matmul(a, b)
-    return statistics.median(_times(lambda: np.matmul(a, b), seconds))
+    times = _times(lambda: np.matmul(a, b), seconds)
+    return Times(statistics.median(times), min(times))
 
 
 @contextlib.contextmanager
