@@ -316,6 +316,26 @@ def test_a_simulator_that_computes_nothing_is_tuned_and_stays_one_that_passes():
     assert npublas.counters().fallbacks == 0
 
 
+def test_tuning_is_not_among_what_was_counted():
+    npublas.set_config(runtime="simulator")
+    a = np.ones((8, 8), np.int8)
+    npublas.matmul(a, a, device="npu")
+    npublas.matmul(a, a, device="cpu")
+    before = npublas.counters()
+    npublas.tune(quick=True)
+    after = npublas.counters()
+    assert (after.cpu, after.reasons) == (before.cpu, before.reasons)
+    assert (after.npu.products, after.npu.flops) == (before.npu.products, before.npu.flops)
+    assert after.npu.seconds == pytest.approx(before.npu.seconds, abs=1e-6)
+    assert all(0 <= share <= 1 for share in after.busy)
+    for _ in range(2):
+        npublas.matmul(a, a, device="npu")
+    assert npublas.counters().npu.products == 3 and npublas.counters().cpu.products == 1
+    npublas.reset_counters()
+    npublas.matmul(a, a, device="npu")
+    assert npublas.counters().npu.products == 1
+
+
 def test_rates_have_names_and_unknown_ones_are_refused():
     _core.set_rates("target", {"slack": 3.0, "macs_per_second": {"int4": 5e12}})
     now = _core.current_rates()

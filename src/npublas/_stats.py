@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -175,7 +177,7 @@ def counters() -> Counters:
     >>> npublas.counters().cpu.products
     1
     """
-    rows = sorted(_core.counts(), key=lambda row: (-float(row["flops"]), str(row["dtype"])))
+    rows = sorted(_rows(), key=lambda row: (-float(row["flops"]), str(row["dtype"])))
 
     def place(on_npu: bool) -> Place:
         mine = [row for row in rows if row["on_npu"] == on_npu]
@@ -209,10 +211,53 @@ def counters() -> Counters:
     )
 
 
+_SUMS = ("products", "fallbacks", "flops", "seconds")
+_NAMES = ("on_npu", "simulated", "reason", "dtype")
+_left_out: Counter[Any] = Counter()  # by what it is a sum of
+
+
+@contextlib.contextmanager
+def uncounted() -> Iterator[None]:
+    """Leave out of `counters` what is multiplied in a ``with`` block, by whichever thread."""
+    before = _raw()
+    try:
+        yield
+    finally:
+        _left_out.update({name: max(value - before[name], 0) for name, value in _raw().items()})
+
+
+def _raw() -> Counter[Any]:
+    """Return all sums of the core."""
+    sums: Counter[Any] = Counter()
+    for row in _core.counts():
+        kind = tuple(row[name] for name in _NAMES)
+        for name in _SUMS:
+            sums[kind, name] += row[name]
+    busy = _core.busy()
+    sums["since"] = busy["since"]
+    for core, seconds in enumerate(busy["seconds"]):
+        sums[core] = seconds
+    return sums
+
+
+def _rows() -> list[dict[str, Any]]:
+    """Return the core's counts, but for what is left out."""
+    rows = []
+    for row in _core.counts():
+        kind = tuple(row[name] for name in _NAMES)
+        left = {name: row[name] - _left_out[kind, name] for name in _SUMS}
+        if left["products"] > 0:
+            rows.append({**row, **left})
+    return rows
+
+
 def _busy(cores: int) -> tuple[float, ...]:
     busy = _core.busy()
-    since = max(busy["since"], 1e-9)
-    return tuple(min(seconds / since, 1.0) for seconds in busy["seconds"][:cores])
+    since = max(busy["since"] - _left_out["since"], 1e-9)
+    return tuple(
+        min(max(seconds - _left_out[core], 0.0) / since, 1.0)
+        for core, seconds in enumerate(busy["seconds"][:cores])
+    )
 
 
 def reset_counters() -> None:
@@ -226,6 +271,7 @@ def reset_counters() -> None:
     npublas: no products yet
     """
     _core.reset_counts()
+    _left_out.clear()
     if _reset_cache:
         _reset_cache()
 

@@ -27,6 +27,7 @@ from npublas import (
     _memory,
     _rates,
     _simulator,
+    _stats,
     _threads,
     _tuning,
     _tuning_plot,
@@ -184,7 +185,8 @@ def tune(*, quick: bool = False, save: bool = True, progress: Progress | None = 
     """Measure this machine, and decide and plan products by it from now on.
 
     It takes less than two minutes; let the machine be idle meanwhile. The NPU is closed for most of
-    it: products of other processes run on the CPU, and this one is to have none.
+    it: products of other processes run on the CPU, and this one is to have none. `counters` leaves
+    out what is multiplied meanwhile, but for ``work``.
 
     Parameters
     ----------
@@ -240,7 +242,7 @@ class _Tuner:
         # What opens is put to the test, which has to be computed.
         computing = _simulator.settings(compute=1) if simulated else contextlib.nullcontext()
         try:
-            with computing:
+            with computing, _stats.uncounted():
                 return self._measure(save)
         except BaseException:
             status = _core.engine_status()
