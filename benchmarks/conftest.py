@@ -22,16 +22,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes long (run with --slow or NPUBLAS_TEST_SLOW=1)")
+    config.addinivalue_line("markers", "timed: only its time differs from that of others")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without ``--slow``, what takes long is not part of the run: nothing is skipped."""
+    """Without ``--slow``, what takes long is not part of the run: nothing is skipped.
+
+    Nor is with ``--benchmark-disable`` what there is for its time alone.
+    """
     if _takes_long(config):
         return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    if slow:
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+    marks = ["slow", "timed"] if config.getoption("benchmark_disable") else ["slow"]
+    left = [item for item in items if any(item.get_closest_marker(mark) for mark in marks)]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
 
 
 def _takes_long(config: pytest.Config) -> bool:
@@ -42,6 +47,12 @@ def _takes_long(config: pytest.Config) -> bool:
 def slow(pytestconfig: pytest.Config) -> bool:
     """Whether the run may take long."""
     return _takes_long(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def brief(pytestconfig: pytest.Config) -> bool:
+    """Whether answers are checked and nothing is timed: matrices may be small."""
+    return bool(pytestconfig.getoption("benchmark_disable")) and not _takes_long(pytestconfig)
 
 
 @functools.lru_cache(maxsize=2)

@@ -24,6 +24,7 @@ import pytest
 from npublas import _core
 
 BYTES = 128 * 2**20
+FEWEST_ROWS = 2048  # a tile's depth
 PAIRS = 9
 CODINGS = ["bytes int8", "shifted uint8", "half float16", "half float32", "split float32",
            "quantized float32", "half bfloat16", "half float64", "unscaled float16"]  # fmt: skip
@@ -44,13 +45,14 @@ def on_pages(size):
 
 
 @pytest.fixture(scope="module")
-def memory():
+def memory(brief):
     """Room for all surfaces, and for what is copied: one for all, since pages take their time."""
-    return on_pages(3 * BYTES), on_pages(3 * BYTES), on_pages(2 * BYTES)
+    size = BYTES // 4 if brief else BYTES
+    return on_pages(3 * size), on_pages(3 * size), on_pages(2 * size)
 
 
 @pytest.fixture(scope="module")
-def source_of():
+def source_of(brief):
     """The last source, which several cases in a row have."""
     kept = {}
 
@@ -59,7 +61,7 @@ def source_of():
             kept.clear()
             coding, dtype = kind.split()
             size = {"bfloat16": 2}.get(dtype) or np.dtype(dtype).itemsize
-            shape = BYTES // size // 4096, columns
+            shape = FEWEST_ROWS if brief else BYTES // size // 4096, columns
             rng = np.random.default_rng(1)
             if size == 1:
                 matrix = rng.integers(0, 256, shape, dtype=np.uint8).view(dtype)
@@ -84,7 +86,8 @@ def cases():
                 for where in WHERE:
                     if strides == STRIDES[2] and (kind not in FEW or columns != 4096):
                         continue
-                    yield kind, columns, strides, where
+                    marks = [pytest.mark.timed] if columns != 4096 else []
+                    yield pytest.param(kind, columns, strides, where, marks=marks)
 
 
 @pytest.mark.parametrize("isa", [name for name in _core.instruction_sets() if name != "portable"])

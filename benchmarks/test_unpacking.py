@@ -64,12 +64,20 @@ def expected(main, low, layout, rows, columns):
     return values
 
 
+def shapes():
+    for shape in SHAPES:
+        timed = shape in ("big", "tiles of 512×384")
+        yield pytest.param(shape, marks=[pytest.mark.timed] if timed else [])
+
+
 @pytest.mark.parametrize("isa", [name for name in _core.instruction_sets() if name != "portable"])
 @pytest.mark.parametrize("layout", ["native", "normal"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_unpacking(benchmark, shape, kind, layout, isa):
+@pytest.mark.parametrize("shape", list(shapes()))
+def test_unpacking(benchmark, shape, kind, layout, isa, brief):
     rows, columns, all_rows, all_columns = SHAPES[shape]
+    if brief:
+        all_rows = 2 * rows
     sums_type, has_low, dtype, accumulate, has_bias = KINDS[kind]
     surfaces = 1 if shape == "big" else 3
     size = rows * columns
