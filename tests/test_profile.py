@@ -181,6 +181,52 @@ def test_a_profile_that_is_not_over_says_so(tmp_path: Path) -> None:
     assert profile.seconds > 0
 
 
+def test_products_of_a_profile_that_is_not_over_are_not_nothing() -> None:
+    with npublas.profile() as profile:
+        npublas.matmul(np.ones((2, 2)), np.ones((2, 2)))
+        for name in ("products", "total", "simulated"):
+            with pytest.raises(RuntimeError, match="still being recorded"):
+                getattr(profile, name)
+        with pytest.raises(RuntimeError, match="still being recorded"):
+            profile.to_dict()
+        assert "is being recorded" in profile._repr_html_()
+    assert profile.total.products == len(profile.products) == 1
+
+
+def test_what_never_began_cannot_end() -> None:
+    with pytest.raises(RuntimeError, match="is not being recorded"):
+        npublas.profile().__exit__(None, None, None)
+
+
+def test_a_profile_is_a_decorator_too() -> None:
+    profile = npublas.profile()
+
+    @profile
+    def double(a: np.ndarray, *, times: int) -> Any:
+        """Twice as much."""
+        for _ in range(times):
+            b = npublas.matmul(a, 2 * np.eye(2))
+        return b
+
+    assert (double.__name__, double.__doc__) == ("double", "Twice as much.")
+    assert (double(np.eye(2), times=3) == 2 * np.eye(2)).all()
+    assert len(profile.products) == 3
+    double(np.eye(2), times=1)
+    assert len(profile.products) == 1
+
+    async def later() -> None: ...
+
+    with pytest.raises(TypeError, match=r"can't record a coroutine function.*npublas\.profile"):
+        profile(later)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_page_of_no_products_says_so_and_draws_nothing(tmp_path: Path) -> None:
+    profiled().to_html(tmp_path / "p.html")
+    page = (tmp_path / "p.html").read_text("utf-8")
+    assert "0 products in " in page and "<svg" not in page
+
+
 def test_counters_say_how_busy_each_core_was_since_its_first_run() -> None:
     a, b = operands(64, 96, 96)
     npublas.matmul(a, b, device="npu")

@@ -278,7 +278,7 @@ def wrap(function: Callable[P, T]) -> Callable[P, T]:
     ...     pool.submit(device).result(), pool.submit(npublas.wrap(device)).result()
     ('auto', 'cpu')
     """
-    _check_runs_when_called("wrap()", function)
+    check_runs_when_called("wrap()", function)
     override = _ufuncs.override.get(0)
 
     @functools.wraps(function)
@@ -318,7 +318,7 @@ class _ConfigContext(contextlib.ContextDecorator):
         _ufuncs.override.reset(self._tokens.pop())
 
     def __call__(self, func: F) -> F:
-        _check_runs_when_called("config_context() as a decorator", func)
+        check_runs_when_called("config_context() as a decorator", func)
         return super().__call__(func)
 
     def _recreate_cm(self) -> _ConfigContext:
@@ -329,8 +329,13 @@ class _ConfigContext(contextlib.ContextDecorator):
         return f"config_context({changes})"
 
 
-def _check_runs_when_called(caller: str, function: object) -> None:
-    """Refuse what would run after the settings are gone."""
+def check_runs_when_called(
+    caller: str,
+    function: object,
+    what: str = "change the settings of",
+    instead: str = "with npublas.config_context(...)",
+) -> None:
+    """Refuse what would run after the call of it has ended."""
     if not callable(function):
         raise TypeError(f"{caller} needs a function, not {type(function).__name__}")
     for test, kind in (
@@ -340,8 +345,8 @@ def _check_runs_when_called(caller: str, function: object) -> None:
     ):
         if test(function) or test(function.__call__):
             raise TypeError(
-                f"{caller} can't change the settings of a {kind} function, which runs after the "
-                "call has returned: use `with npublas.config_context(...)` inside it"
+                f"{caller} can't {what} a {kind} function, which runs after the "
+                f"call has returned: use `{instead}` inside it"
             )
 
 

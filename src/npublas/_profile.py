@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from npublas import _charts, _core, _report, _roof, _trace
+from npublas import _charts, _config, _core, _report, _roof, _trace
 from npublas._table import html_table, mebibytes, si, text_table
 
 _HEAD = (
@@ -18,6 +19,7 @@ _HEAD = (
     "moved", "GFLOP/s", "CPU s", "roof", "product",
 )  # fmt: skip
 _MOST_ROWS = 25
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class Profile:
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
-    products: tuple[ProfiledProduct, ...] = ()
+    _products: tuple[ProfiledProduct, ...] = field(default=(), repr=False)
     busy: tuple[float, ...] = ()
     dropped: int = 0
     _recording: _core.Recording | None = field(default=None, repr=False)
@@ -182,20 +184,43 @@ class Profile:
             raise RuntimeError(
                 "this profile is being recorded already; make another for a block in it"
             )
-        self._events, self.products = None, ()
+        self._events, self._products = None, ()
         self._recording = _core.Recording()
         return self
 
     def __exit__(self, *exception: object) -> None:
         """End, and read what was recorded."""
         recording, self._recording = self._recording, None
-        assert recording
+        if recording is None:
+            raise RuntimeError("this profile is not being recorded: it ends with its with block")
         self._events = trace = _trace.stop(recording)
         cores = _core.engine_status()["cores"] or _roof.CORES
         self.seconds, self.cpu_seconds = trace.seconds, trace.cpu_nanoseconds * 1e-9
         self.dropped = trace.dropped
         self.busy = _busy(trace, cores)
-        self.products = _products(trace, cores)
+        self._products = _products(trace, cores)
+
+    def __call__(self, function: F) -> F:
+        """Decorate a function: each call of it is a block, and begins the profile anew."""
+        _config.check_runs_when_called(
+            "profile() as a decorator", function, "record", "with npublas.profile() as profile"
+        )
+
+        @functools.wraps(function)
+        def profiled(*arguments: Any, **keywords: Any) -> Any:
+            with self:
+                return function(*arguments, **keywords)
+
+        return cast(F, profiled)
+
+    @property
+    def products(self) -> tuple[ProfiledProduct, ...]:
+        """In the order of their beginnings."""
+        if self._recording:
+            raise RuntimeError(
+                "this profile is still being recorded: read it after its with block has ended"
+            )
+        return self._products
 
     @property
     def total(self) -> Work:
@@ -247,6 +272,10 @@ class Profile:
             If matplotlib isn't there, which draws the charts: ``pip install 'npublas[report]'``.
         """
         trace, groups = self._recorded(), self._groups()[:_MOST_ROWS]
+        if not groups:
+            page = _report.page("npublas: a profile", [_report.text(self._summary())])
+            Path(path).write_text(page, encoding="utf-8")
+            return
         shares = _charts.shares({label: asdict(work) for label, work in groups})
         series: dict[str, list[_charts.Point]] = {}
         for label, work in groups:
@@ -315,12 +344,12 @@ class Profile:
         )
 
     def __repr__(self) -> str:
-        if not self.products:
+        if self._recording or not self.products:
             return self._summary()
         return f"{self._summary()}\n{text_table(_HEAD, self._rows())}"
 
     def _repr_html_(self) -> str:
-        return html_table(self._summary(), _HEAD, self._rows())
+        return html_table(self._summary(), _HEAD, [] if self._recording else self._rows())
 
 
 def profile() -> Profile:
@@ -333,7 +362,8 @@ def profile() -> Profile:
     -------
     Profile
         To be read after the block: a table as its ``repr``, `Profile.to_dict`,
-        `Profile.to_chrome_trace` and `Profile.to_html`.
+        `Profile.to_chrome_trace` and `Profile.to_html`. It is a decorator as well; then it has the
+        latest call that has ended.
 
     Notes
     -----
