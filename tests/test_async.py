@@ -305,6 +305,17 @@ def test_the_settings_of_the_call_hold_however_late_results_are_asked_for():
     assert list(results) == ["float16"] * 9
 
 
+@pytest.mark.parametrize(
+    ("item", "found"),
+    [(A, "array"), ((A, A, A), "tuple of 3"), ([A], "list of 1"), (5, "int"), (A[:2], "array")],
+)
+def test_what_is_no_pair_is_said_after_the_results_of_those_before_it(item, found):
+    results = npublas.pipeline([(A, A.T), item, (A, A.T)])
+    np.testing.assert_array_equal(next(results), A @ A.T)
+    with pytest.raises(TypeError, match=rf"takes pairs \(a, b\) of operands.* {found}$"):
+        next(results)
+
+
 def test_packed_weights_go_through_a_pipeline(device):
     weights = npublas.pack(A.T)
     for i, y in enumerate(npublas.pipeline((A * i, weights) for i in range(9))):

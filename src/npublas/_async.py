@@ -15,6 +15,8 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from npublas._matmul import ufunc
 
 if TYPE_CHECKING:
@@ -86,8 +88,9 @@ def pipeline(
     Parameters
     ----------
     pairs : iterable of (a, b)
-        As for `matmul_async`. It is read in the thread that reads the results, and no further
-        ahead than `depth`: an endless one will do.
+        As for `matmul_async`; each is a tuple, or what unpacks like one, and no array. It is read
+        in the thread that reads the results, and no further ahead than `depth`: an endless one will
+        do.
     depth : int
         How many products may be under way, or done and not yet asked for; at least 1.
     **keywords
@@ -130,7 +133,8 @@ def _results(
     try:
         while True:
             try:
-                for a, b in itertools.islice(pairs, depth - len(ahead) if not failure else 0):
+                for pair in itertools.islice(pairs, depth - len(ahead) if not failure else 0):
+                    a, b = _both(pair)
                     # A context is entered by one thread at a time.
                     ahead.append(_submit(context.copy(), a, b, keywords))
             except Exception as error:  # after the results of what came before it
@@ -143,6 +147,21 @@ def _results(
     finally:
         for future in ahead:
             future.cancel()
+
+
+def _both(pair: Any) -> tuple[Any, Any]:
+    """The operands. A matrix is no pair, even one of two rows."""
+    found = "array"
+    if not isinstance(pair, np.ndarray):
+        try:
+            parts = tuple(pair)
+        except TypeError:
+            found = type(pair).__name__
+        else:
+            if len(parts) == 2:
+                return parts
+            found = f"{type(pair).__name__} of {len(parts)}"
+    raise TypeError(f"pipeline() takes pairs (a, b) of operands, and this item is: {found}")
 
 
 def _submit(context: contextvars.Context, a: Any, b: Any, keywords: dict[str, Any]) -> Future[Any]:
