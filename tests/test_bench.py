@@ -199,6 +199,25 @@ def test_a_report_without_a_folder_is_said_before_anything_is_measured(
     assert printed.out == "" and "there is no folder" in printed.err
 
 
+def test_a_report_that_is_no_zip_is_said_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench(tmp_path, "--report", str(tmp_path / "r.txt")) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and "r.txt: a report is a .zip" in printed.err
+
+
+def test_shapes_beyond_the_memory_are_refused_and_no_shapes_are_no_shapes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench(tmp_path, "--shapes", "64,1000000x1000000x1000000") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "1000000×1000000×1000000 takes 36.1 TB of memory, and" in printed.err
+    assert bench(tmp_path, "--shapes=") == 1
+    assert "'' is no shape" in capsys.readouterr().err
+
+
 # The report
 
 

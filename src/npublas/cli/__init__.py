@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Failure, npublas.NpuError) as error:
         print(f"\n{name}: {error}", file=sys.stderr)
         return 1
+    except MemoryError as error:
+        print(f"\n{name}: there is not enough memory: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130  # what a shell reports of a command that was interrupted
     except OSError as error:

@@ -39,11 +39,14 @@ class Options:
 def run(options: Options) -> int:
     """Prints the table and writes the files. 0 if every answer is right."""
     shapes = _bench_cases.read_shapes(
-        options.shapes or (_bench_cases.QUICK if options.quick else _bench_cases.SHAPES)
+        options.shapes
+        if options.shapes is not None
+        else (_bench_cases.QUICK if options.quick else _bench_cases.SHAPES)
     )
     dtypes = _bench_cases.read_names(options.dtypes, _bench_cases.DTYPES, "dtype")
     precisions = _bench_cases.read_names(options.precisions, _bench_cases.PRECISIONS, "precision")
     _check_writable(options)
+    _bench_cases.check_memory(shapes)
     _demo.choose_device()
     say("", *sources_page())
     found = list(_bench_cases.cases(shapes, dtypes, precisions))
@@ -65,6 +68,8 @@ def _check_writable(options: Options) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     if options.report and not options.report.parent.is_dir():
         raise Failure(f"there is no folder {options.report.parent} for the report")
+    if options.report and options.report.suffix.lower() != ".zip":
+        raise Failure(f"{options.report}: a report is a .zip")
 
 
 def sources() -> dict[str, str]:

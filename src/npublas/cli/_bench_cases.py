@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import npublas
+from npublas import _memory
+from npublas._table import si
 from npublas._types import Precision
 from npublas.cli._failure import Failure
 from npublas.testing import simulator
@@ -135,6 +137,21 @@ def read_shapes(text: str) -> list[tuple[int, int, int, int]]:
             )
         shapes.append((numbers[0], numbers[1], numbers[2], numbers[3]))
     return shapes
+
+
+def check_memory(shapes: list[tuple[int, int, int, int]]) -> None:
+    """Refuse what would not fit: the operands in float32, and float64 of what is checked."""
+    available = _memory.available()
+    for shape in shapes:
+        batch, m, k, n = shape
+        rows, columns = min(m, _CHECKED_ROWS), min(n, _CHECKED_COLUMNS)
+        # What was packed of each operand is as large again, and so is the copy that is multiplied.
+        need = 12 * batch * (m * k + k * n + m * n) + 16 * batch * k * (rows + columns)
+        if available and need > available:
+            raise Failure(
+                f"{Case(shape, '', '', False).size} takes {si(need, 'B')} of memory, and "
+                f"{si(available, 'B')} are free"
+            )
 
 
 def read_names(text: str, allowed: tuple[str, ...], what: str) -> list[str]:
