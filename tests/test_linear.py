@@ -496,6 +496,13 @@ def test_what_is_too_delicate_for_packed_parts_comes_right_with_the_source(where
     np.testing.assert_array_equal(y, npublas.linear(x, w))
 
 
+def test_a_precision_that_does_not_exist_is_no_reason_to_pack_anew():
+    weights = npublas.pack(np.ones((4, 4), np.float32))
+    for function in (npublas.explain, npublas.linear):
+        with pytest.raises(npublas.ConfigurationError, match=r"precision must be .*not 'int3'"):
+            function(np.ones((4, 4), np.float32), weights, precision="int3")
+
+
 def test_the_precision_of_packed_weights_is_theirs(where):
     x, w = random(0, 6, 40), random(1, 40, 30)
     packed = npublas.pack(w, precision="float16")

@@ -270,6 +270,7 @@ def precision_for(b: Array | Packed, precision: Precision | None) -> Precision |
     if isinstance(b, np.ndarray) or b.precision == "exact":
         return precision
     if precision not in (None, b.precision):
+        _config.packed(precision=precision)  # or it raises: that there is no such precision
         raise ConfigurationError(
             f"the weights were packed with precision={b.precision!r}; pack them with "
             f"precision={precision!r} to have that"
