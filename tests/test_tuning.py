@@ -479,6 +479,16 @@ def test_a_broken_cache_is_told_of(capsys):
 def test_a_plot_that_cannot_be_is_refused_before_measuring(tmp_path, capsys):
     assert main(["tune", "--plot", str(tmp_path / "t.doc")]) == 1
     assert "a .png, .svg or .pdf" in capsys.readouterr().err
+    assert main(["tune", "--plot", str(tmp_path / "nowhere" / "t.png")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_export_makes_no_folders(tmp_path, capsys):
+    _tuning.store(entry())
+    assert main(["tuning", "export", str(tmp_path / "nowhere" / "x.json")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_rows_show_what_was_not_measured_as_unknown():

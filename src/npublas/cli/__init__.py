@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         "--plot",
         metavar="FILE",
         type=Path,
-        help="draw it, too: FILE ends in .png or .svg (needs npublas[report])",
+        help="draw it, too: FILE ends in .png, .svg or .pdf (needs npublas[report])",
     )
     tuning = commands.add_parser(
         "tuning",

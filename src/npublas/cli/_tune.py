@@ -21,6 +21,8 @@ def run(quick: bool, save: bool, plot: Path | None) -> int:
     if plot is not None:
         if plot.suffix not in (".png", ".svg", ".pdf"):
             raise Failure(f"{plot}: a plot is a .png, .svg or .pdf")
+        if not plot.absolute().parent.is_dir():
+            raise Failure(f"there is no folder {plot.parent} for the plot")
         from npublas import _charts
 
         try:
@@ -54,6 +56,8 @@ def manage(action: str, file: Path | None) -> int:
         return 1
     if action == "export":
         assert file is not None
+        if not file.absolute().parent.is_dir():
+            raise Failure(f"there is no folder {file.parent} for {file.name}")
         _tuning.write(file.absolute(), entries)
         say(f"{_counted(entries)} in {file}")
         return 0
