@@ -371,6 +371,12 @@ def test_everything_of_a_simulator_is_measured_and_nothing_kept():
     assert (npublas.matmul(a, a, device="npu") == a @ a).all()
 
 
+@pytest.mark.parametrize("wrong", [{"save": "x"}, {"quick": 3}, {"save": None}])
+def test_what_is_neither_true_nor_false_is_refused_at_once(wrong):
+    with pytest.raises(TypeError, match="must be True or False, not"):
+        npublas.tune(**wrong)
+
+
 def test_a_measurement_that_fails_leaves_the_rates_as_they_were(monkeypatch):
     npublas.set_config(runtime="simulator")
     before = _core.current_rates()

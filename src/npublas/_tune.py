@@ -206,6 +206,8 @@ def tune(*, quick: bool = False, save: bool = True, progress: Progress | None = 
 
     Raises
     ------
+    TypeError
+        If `quick` or `save` is no bool.
     NpuError
         While a product is under way, or if the NPU fails.
 
@@ -216,6 +218,9 @@ def tune(*, quick: bool = False, save: bool = True, progress: Progress | None = 
     >>> tuning.rates["cpu_flops"] > 0
     True
     """
+    for name, value in (("quick", quick), ("save", save)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, not {value!r}")
     return _Tuner(quick, progress or (lambda *_: None)).run(save)
 
 
