@@ -12,14 +12,12 @@ from npublas import _charts
 def draw(title: str, records: list[dict[str, Any]], path: str | PathLike[str]) -> None:
     """Write the charts to a file."""
     _charts.check()
+    panels = [_numpy, _npu, _packing] if _npu_bars(records) else [_numpy, _packing]
     figure = importlib.import_module("matplotlib.figure").Figure(
-        figsize=(11, 3.6), layout="constrained"
+        figsize=(11 * len(panels) / 3, 3.6), layout="constrained"
     )
-    left, middle, right = figure.subplots(1, 3)
-    _numpy(left, records)
-    _npu(middle, records)
-    _packing(right, records)
-    for axes in (left, middle, right):
+    for panel, axes in zip(panels, figure.subplots(1, len(panels)), strict=True):
+        panel(axes, records)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=9)
     _charts.save(figure, path)
@@ -41,6 +39,13 @@ def _numpy(axes: Any, records: list[dict[str, Any]]) -> None:
 
 
 def _npu(axes: Any, records: list[dict[str, Any]]) -> None:
+    bars = _npu_bars(records)
+    names = list(reversed(bars))
+    axes.barh(names, [bars[name] for name in names], color="#228833")
+    axes.set(xlabel="TOP/s reached", title="NPU")
+
+
+def _npu_bars(records: list[dict[str, Any]]) -> dict[str, float]:
     """What was reached, by type: one core after the other, and all at once."""
     bars: dict[str, float] = {}
     for r in records:
@@ -49,17 +54,24 @@ def _npu(axes: Any, records: list[dict[str, Any]]) -> None:
             cores = r["cores"]
             name = f"core {cores[0]}" if len(cores) == 1 else f"{len(cores)} cores"
             bars[f"{r['element']}, {name}"] = 2e-12 * m * k * n * len(cores) / r["period"]
-    names = list(reversed(bars))
-    axes.barh(names, [bars[name] for name in names], color="#228833")
-    axes.set(xlabel="TOP/s reached", title="NPU" if bars else "no NPU")
+    return bars
 
 
 def _packing(axes: Any, records: list[dict[str, Any]]) -> None:
     bars = {
-        f"{r['work'].replace('_', ' ').upper()}, {r['threads']}": r["bytes_per_second"] * 1e-9
-        for r in records
-        if r["kind"] == "host"
+        _work_and_threads(r): r["bytes_per_second"] * 1e-9 for r in records if r["kind"] == "host"
     }
     names = list(reversed(bars))
     axes.barh(names, [bars[name] for name in names], color="#4477aa")
-    axes.set(xlabel="GB/s, read and written", title="packing, by threads")
+    axes.set(xlabel="GB/s, read and written", title="packing")
+
+
+def _work_and_threads(record: dict[str, Any]) -> str:
+    """In words.
+
+    >>> _work_and_threads({"work": "pack_a", "threads": 1})
+    'pack A, 1 thread'
+    """
+    work, operand = record["work"].split("_")
+    threads = record["threads"]
+    return f"{work} {operand.upper()}, {threads} thread{'s' * (threads > 1)}"
