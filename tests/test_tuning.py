@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from processes import run_python
 
 import npublas
-from npublas import _core, _engine, _machine, _tune, _tuning
+from npublas import _core, _engine, _machine, _tune, _tuning, _tuning_plot
 from npublas._tuning import Entry, Key
 from npublas.cli import main
 from npublas.testing import simulator
@@ -413,12 +414,38 @@ def test_as_much_memory_as_was_asked_for_can_be_had():
     assert _core.measure_window("simulator", "", 20000, most=100 << 20) == 96 << 20
 
 
+def test_that_there_is_no_more_memory_is_no_news(monkeypatch, capfd):
+    npublas.set_config(runtime="simulator")
+    tuner = _tune._Tuner(quick=False, progress=lambda *_: None)
+    tuner._find_npu()
+    monkeypatch.setattr(_tune._memory, "available", lambda: 1 << 30)
+    with simulator.settings(window_bytes=128 << 20):
+        tuner._measure_window()
+    assert simulator.setting("log") == 1
+    assert 0 < tuner.window < 256 << 20
+    assert capfd.readouterr().err == ""
+
+
 def test_a_plot_is_written(tmp_path):
     npublas.set_config(runtime="simulator")
     tuning = npublas.tune(quick=True)
     for name, start in (("t.png", b"\x89PNG"), ("t.svg", b"<?xml")):
         tuning.plot(tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_a_plot_without_an_npu_has_no_place_for_one(tmp_path):
+    host = {"kind": "host", "work": "unpack_c", "threads": 4, "bytes_per_second": 5e9}
+    run = {
+        "kind": "run", "what": "macs", "shape": [128, 512, 4096], "cores": [0],
+        "element": "float16", "period": 1e-3,
+    }  # fmt: skip
+    for records, count in (([host], 2), ([host, run], 3)):
+        _tuning_plot.draw("title", records, tmp_path / "t.svg")
+        picture = (tmp_path / "t.svg").read_text()
+        assert len(re.findall(r'<g id="axes_\d+">', picture)) == count
+        assert "<!-- unpack C, 4 threads -->" in picture
+        assert ("<!-- NPU -->" in picture) == (count == 3)
 
 
 # --- The command line -----------------------------------------------------------------------------

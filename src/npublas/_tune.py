@@ -238,6 +238,7 @@ class _Tuner:
         self.device: tuple[str, str, int] | None = None
         self.cores: tuple[int, ...] = ()
         self.elements: list[str] = []
+        self.simulated = False
         self.clocked = False
 
     def run(self, save: bool) -> Tuning:
@@ -289,7 +290,8 @@ class _Tuner:
             )
             return None, {}
         status = _core.engine_status()
-        self.clocked = bool(status["simulated"]) and _simulator.setting("clock") != 0
+        self.simulated = bool(status["simulated"])
+        self.clocked = self.simulated and _simulator.setting("clock") != 0
         self.elements = [e for e in _rates.ELEMENTS if not status["type_problems"].get(e)]
         for name, why in status["type_problems"].items():
             if why:
@@ -385,7 +387,10 @@ class _Tuner:
         assert self.device
         available = _memory.available()
         most = min(_MOST_WINDOW, available // 4 if available else _memory.GIBIBYTE)
-        self.window = _core.measure_window(*self.device, most=most)
+        # That there is no more is what is asked for: no line of it.
+        quiet = _simulator.settings(log=0) if self.simulated else contextlib.nullcontext()
+        with quiet:
+            self.window = _core.measure_window(*self.device, most=most)
 
     # The host
 
