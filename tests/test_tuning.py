@@ -564,8 +564,11 @@ def test_products_slower_than_predicted_move_to_the_cpu_and_one_line_says_so(cap
     explained = npublas.explain(a, a, dtype=np.int32)
     assert not explained.on_npu and explained.npu_seconds > explained.cpu_seconds
     assert not explained.measured and "from published figures" in repr(explained)
+    assert "on a well tuned board, by which plans are compared" in repr(explained)
     _core.set_rates("target", {"measured": True})
-    assert "(as measured)" in repr(npublas.explain(a, a, dtype=np.int32, device="npu"))
+    explained = npublas.explain(a, a, dtype=np.int32, device="npu")
+    assert "(as measured)" in repr(explained)
+    assert "by what was measured" in repr(explained)
 
 
 def test_nothing_is_corrected_on_a_simulator_that_was_not_tuned(caplog):

@@ -19,6 +19,17 @@ _HEAD = ("", "")
 _LAYOUTS = {"normal": "row-major", "native": "in native blocks"}
 
 
+# What predictions go by: where a product runs is decided by the first, and how it is cut by the
+# second. By whether the machine was measured.
+_BASES = {
+    False: (
+        "from published figures, the slowest ones; they decide",
+        "on a well tuned board, by which plans are compared",
+    ),
+    True: ("as measured", "by what was measured"),
+}
+
+
 def _moved(moved: float, least: float) -> str:
     return f"{mebibytes(int(moved))}, {moved / least:.2f} times the least possible"
 
@@ -126,7 +137,9 @@ class Explanation:
     precision, device : str
         The settings that applied.
     cpu_seconds, npu_seconds : float
-        Predicted; 0 where nothing was predicted.
+        Predicted, and what decides; 0 where nothing was predicted. Until the machine is measured it
+        goes by the slowest published figures, so that `npu_seconds` is several times
+        `Plan.seconds`: plans are compared by the figures of a well tuned board.
     plan : Plan or None
         The tile plan; None if the NPU can't take the operands.
     products : int
@@ -182,7 +195,7 @@ class Explanation:
                     "predicted",
                     f"{si(self.npu_seconds, 's')} on an RK3588's NPU, "
                     f"{si(self.cpu_seconds, 's')} on its CPU "
-                    f"({'as measured' if self.measured else 'from published figures'})",
+                    f"({_BASES[self.measured][0]})",
                 )
             )
         if self.plan:
@@ -206,7 +219,7 @@ class Explanation:
                 ),
                 ("moved by the CPU", _moved(plan.host_bytes, plan.least_host_bytes)),
                 ("moved by the NPU", _moved(plan.npu_bytes, plan.least_npu_bytes)),
-                ("this plan", f"{si(plan.seconds, 's')} where packing and runs overlap well"),
+                ("this plan", f"{si(plan.seconds, 's')} {_BASES[self.measured][1]}"),
             ]
             rows += [
                 (
