@@ -143,7 +143,8 @@ def test_it_prints_a_table_and_writes_json_and_charts(
     assert {result["source"] for result in data["results"]} == {"simulated"}
     for name in ("speed", "error", "roofline", "shares"):
         assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert "<svg" in (tmp_path / "out" / f"{name}.svg").read_text("utf-8")
+        picture = (tmp_path / "out" / f"{name}.svg").read_text("utf-8")
+        assert "<svg" in picture and "<!-- npublas bench. NPU: simulated: the clock of" in picture
 
 
 def test_the_speed_of_no_square_is_not_drawn(tmp_path: Path) -> None:

@@ -52,6 +52,11 @@ def check() -> None:
     _figure(1, 1)
 
 
+def entitle(figure: Any, title: str) -> None:
+    """Give a chart a last line, such as that it is of a simulation: a picture travels alone."""
+    figure.supxlabel(title, fontsize=8, x=0.01, ha="left")  # above are legends
+
+
 def svg(figure: Any) -> str:
     """The chart as an element of an HTML page; its texts stay texts."""
     matplotlib = importlib.import_module("matplotlib")
@@ -139,7 +144,7 @@ def shares(bars: Mapping[str, Mapping[str, float]]) -> Any:
     axes.set_ylim(len(bars) - 0.5, -0.5)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    axes.set_xlabel("share of the time spent by cores and threads")
+    axes.set_xlabel("share of the time spent by cores and threads, but for waiting")
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     if handles:

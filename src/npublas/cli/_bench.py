@@ -206,7 +206,14 @@ def charts(results: Sequence[Result]) -> dict[str, Any]:
     )
     bars = results if len(results) <= _MOST_BARS else [r for r in results if r.packed]
     drawn["shares"] = _charts.shares({f"{r.size} {_series(r)}": r.work for r in bars[:_MOST_BARS]})
+    for chart in drawn.values():
+        _charts.entitle(chart, title())
     return drawn
+
+
+def title() -> str:
+    """Of every chart: where its figures come from."""
+    return f"npublas bench. NPU: {sources()['NPU']}. Host: measured on this machine."
 
 
 def _series(result: Result) -> str:
