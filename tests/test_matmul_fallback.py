@@ -102,10 +102,19 @@ def test_no_npu_is_an_error_under_device_npu_whatever_fallbacks_may_do(tmp_path)
     assert npublas.counters().fallbacks == 0
 
 
+# What the package sets, but for the one that opens.
+HOOKS = {
+    "fallback": _log.fallback,
+    "product": _log.product,
+    "cached": _cache.multiply,
+    "news": _log.news,
+}
+
+
 @pytest.fixture
 def _hooks():
     yield
-    _ufuncs.set_hooks(open_engine=_engine.open_engine, fallback=_log.fallback, product=_log.product)
+    _ufuncs.set_hooks(open_engine=_engine.open_engine, **HOOKS)
 
 
 @pytest.mark.usefixtures("_hooks")
@@ -272,10 +281,9 @@ def closed_again(monkeypatch):
         return opened
 
     monkeypatch.setattr(_engine, "open_engine", open_engine)
-    hooks = {"fallback": _log.fallback, "product": _log.product, "cached": _cache.multiply}
-    _ufuncs.set_hooks(open_engine=open_engine, **hooks)
+    _ufuncs.set_hooks(open_engine=open_engine, **HOOKS)
     yield set_times
-    _ufuncs.set_hooks(open_engine=real, **hooks)
+    _ufuncs.set_hooks(open_engine=real, **HOOKS)
 
 
 @pytest.mark.parametrize("function", [npublas.matmul, npublas.linear])
