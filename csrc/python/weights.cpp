@@ -62,12 +62,6 @@ std::vector<WeightTileEntry> entries_from(const std::vector<Entry>& tuples) {
   return entries;
 }
 
-py::ssize_t size_of(DType dtype) {
-  if (dtype == DType::int8 || dtype == DType::uint8) return 1;
-  if (dtype == DType::float16 || dtype == DType::bfloat16) return 2;
-  return dtype == DType::float32 ? 4 : 8;
-}
-
 template <typename Pointer>
 BasicView<Pointer> view_of(Pointer data, const py::array& array) {
   if (array.ndim() != 3) throw py::value_error("weights are a stack of matrices");
@@ -84,7 +78,7 @@ std::pair<std::shared_ptr<Weights>, bool> pack(const py::array& array, const std
   const View source = view_of(array.data(), array);
   const WeightsGrid grid = grid_for(method_from(method), dtype_from(dtype), array.shape(0),
                                     array.shape(1), array.shape(2), group);
-  if (array.itemsize() != size_of(grid.dtype))
+  if (array.itemsize() != py::ssize_t(bytes_of(grid.dtype)))
     throw py::value_error("elements of another size than " + dtype + " has");
   const float* tile_scales = nullptr;
   if (scales) {
@@ -195,8 +189,9 @@ void register_weights(py::module_& module) {
             const WeightsGrid& grid = self.grid();
             const MutableView view = view_of(target.mutable_data(), target);
             const DType wanted = grid.method == Method::integers ? grid.dtype : DType::float32;
-            if (target.itemsize() != size_of(wanted) || target.shape(0) != grid.batch ||
-                target.shape(1) != grid.k || target.shape(2) != grid.n)
+            if (target.itemsize() != py::ssize_t(bytes_of(wanted)) ||
+                target.shape(0) != grid.batch || target.shape(1) != grid.k ||
+                target.shape(2) != grid.n)
               throw py::value_error("the target must be as large as what is unpacked");
             const py::gil_scoped_release release;
             self.unpack(view);

@@ -65,20 +65,6 @@ std::vector<std::byte> numbers(std::mt19937& random, DType dtype, std::int64_t c
   return memory;
 }
 
-std::int64_t bytes_of_element(DType dtype) {
-  switch (dtype) {
-    case DType::float64:
-      return 8;
-    case DType::float32:
-      return 4;
-    case DType::float16:
-    case DType::bfloat16:
-      return 2;
-    default:
-      return 1;
-  }
-}
-
 struct Result {
   std::vector<std::byte> surface, low;
   std::vector<double> scales;
@@ -140,7 +126,7 @@ TEST_CASE("all instruction sets of this machine pack the same bits") {
         for (const bool wide : {false, true})
           for (int where = 0; where < 3; ++where)
             for (int strides = 0; strides < 3; ++strides) {
-              const std::int64_t size = bytes_of_element(what.dtype);
+              const std::int64_t size = std::int64_t(bytes_of(what.dtype));
               const std::vector<std::byte> memory =
                   numbers(random, what.dtype, 3 * lanes * depth, wide);
               Lanes source{memory.data(), depth * size, size, what.dtype, lanes, depth};

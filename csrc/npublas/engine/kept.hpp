@@ -29,11 +29,6 @@ class Kept {
   }
 
  private:
-  static std::size_t bytes_of(DType dtype) {
-    if (dtype == DType::float64) return 8;
-    return dtype == DType::float32 ? 4 : 2;
-  }
-
   /// A row at a time where its elements are neighbours, else an element.
   template <typename Visit>
   void for_each(Visit visit) {

@@ -46,20 +46,6 @@ auto converted(Convert convert) {
 
 }  // namespace
 
-std::int64_t size_of(DType dtype) {
-  switch (dtype) {
-    case DType::float64:
-      return 8;
-    case DType::float32:
-      return 4;
-    case DType::float16:
-    case DType::bfloat16:
-      return 2;
-    default:
-      return 1;
-  }
-}
-
 std::byte* Scratch::at_least(std::int64_t bytes) {
   if (bytes > bytes_) {
     memory_.reset();
@@ -77,7 +63,7 @@ void Scratch::Free::operator()(std::byte* memory) const {
 
 LaneSource::LaneSource(const Lanes& lanes, As as, std::int64_t group, const Packers& packers)
     : lanes_(lanes), as_(as), packers_(packers) {
-  const std::int64_t from = size_of(lanes.dtype);
+  const std::int64_t from = std::int64_t(bytes_of(lanes.dtype));
   const bool widens = as == As::float32 && lanes.dtype != DType::float32;
   size_ = as == As::float32 ? 4 : from;
   way_ = lanes.depth_stride != from ? Way::one_by_one : widens ? Way::widened : Way::direct;

@@ -28,9 +28,6 @@ class Scratch {
   std::int64_t bytes_ = 0;
 };
 
-/// Bytes of an element that is packed.
-std::int64_t size_of(DType dtype);
-
 class LaneSource {
  public:
   /// As what the lanes are read: `float32` of any float, or as they are.

@@ -46,9 +46,10 @@ class RowPacker {
         turned_(packing.coding == Coding::shifted ? 0x80 : 0),
         width_(round_up(source.depth, kDepthStep)),
         padded_(round_up(source.depth, kPanelStep) + kGap),
-        size_(as_it_is_ ? size_of(source.dtype) : 4) {
+        size_(as_it_is_ ? std::int64_t(bytes_of(source.dtype)) : 4) {
     const std::int64_t group = surface.lanes_together();
-    const std::int64_t of_row = kBytesOfRow / std::min<std::int64_t>(size_of(source.dtype), 4);
+    const std::int64_t of_row =
+        kBytesOfRow / std::min<std::int64_t>(std::int64_t(bytes_of(source.dtype)), 4);
     const std::int64_t fit = kPanelBytes / std::max<std::int64_t>(padded_ * size_, 1);
     together_ = std::clamp(fit / group * group, group, of_row);
     thread_local Scratch panels, zeros;
@@ -311,7 +312,7 @@ void RowPacker::quantize(std::int64_t first, std::int64_t at, std::int64_t real,
 }  // namespace
 
 bool lanes_are_neighbours(const Lanes& source, const Packers& packers) {
-  const std::int64_t size = size_of(source.dtype);
+  const std::int64_t size = std::int64_t(bytes_of(source.dtype));
   return packers.collect_float32 && source.lane_stride == size && source.depth_stride != size;
 }
 

@@ -28,20 +28,6 @@ constexpr std::int64_t kManyLines = 96;  // that make up for what lies beside wh
 constexpr std::int64_t kBufferRows = 32, kBufferLines = 4;  // where elements go one by one
 constexpr std::int64_t kMostColumns = kLineBytes;           // of a line: int8's
 
-std::size_t size_of(DType dtype) {
-  switch (dtype) {
-    case DType::int8:
-    case DType::uint8:
-      return 1;
-    case DType::int16:
-      return 2;
-    case DType::float64:
-      return 8;
-    default:
-      return 4;
-  }
-}
-
 /// Copies elements of `Size` bytes between a matrix of any strides and one of neighbours, in the
 /// order in which the former lies in memory.
 template <std::size_t Size, bool to_matrix>
@@ -88,7 +74,7 @@ class Unpacking {
       : source_(source),
         target_(target),
         accumulate_(accumulate),
-        size_(std::ptrdiff_t(size_of(target.dtype))),
+        size_(std::ptrdiff_t(bytes_of(target.dtype))),
         line_(kLineBytes / size_),
         strip_size_(source.is_native ? kNativeStrip : kNormalStrip),
         unpackers_(unpackers_for(isa_in_use())),
