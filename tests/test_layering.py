@@ -49,6 +49,7 @@ LAYERS: list[set[str]] = [
     {
         "errors",
         "_types",
+        "_dtypes",
         "_table",
         "_environment",
         "_version",

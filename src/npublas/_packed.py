@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npublas import _config, _core, _product, _rules, _ufuncs, _weights_file
+from npublas._dtypes import name_of
 from npublas._hadamard import rotate
 from npublas._matmul import ufunc as matmul
 from npublas._packing import Operand, pack_array, pack_quantized
@@ -405,7 +406,7 @@ class PackedMatrix:
             )
         plain = np.asarray(x)
         a_limit = 127
-        if plain.dtype.name == "int4":
+        if name_of(plain.dtype) == "int4":
             plain, a_limit = plain.astype(np.int8), _INT4_LARGEST
         back: Callable[[NDArray[Any]], NDArray[Any]] = _rules.same
         out_here = out
@@ -414,13 +415,12 @@ class PackedMatrix:
             # A view with the axes of the product: what is written there is in `out`.
             out_here = None if out is None else _rules.moved_out(out, axes)
         shape = _rules.result_shape(plain, self.shape, ufunc, out_here)
-        if "bfloat16" in (plain.dtype.name, self.dtype.name):
+        if "bfloat16" in (name_of(plain.dtype), name_of(self.dtype)):
             _ufuncs.learn_bfloat16(matmul)
-        result_type = ufunc.resolve_dtypes(
-            (plain.dtype, self.dtype, None if out_here is None else out_here.dtype),
-            signature=(None, None, None if dtype is None else np.dtype(dtype)),
-            casting=casting,
-        )[2]
+        result_type = _rules.result_type(
+            ufunc, plain.dtype, self.dtype, None if out_here is None else out_here.dtype,
+            None if dtype is None else np.dtype(dtype), casting,
+        )  # fmt: skip
 
         def multiply(target: NDArray[Any] | None) -> NDArray[Any]:
             wanted = None if dtype is None else result_type

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npublas import _config, _core, _engine, _log, _ufuncs
+from npublas._dtypes import name_of
 from npublas._matmul import ufunc
 from npublas._types import Activation, Device, Precision
 from npublas.errors import ConfigurationError, NpuUnavailableError, WeightsFileError
@@ -214,6 +215,9 @@ def plain(a: Any) -> Array:
 
 def result_shape(a: Array, b: Array | Packed) -> tuple[int, ...]:
     """The shape of the result, or NumPy's own error."""
+    b_shape = b.shape
+    if len(b_shape) == 2 and a.ndim > 0 and a.shape[-1] == b_shape[0]:  # as nearly always
+        return (*a.shape[:-1], b_shape[1])
     depth = b.shape[-2 if b.ndim > 1 else 0] if b.ndim else -1
     try:
         fits = a.ndim > 0 and a.shape[-1] == depth
@@ -311,7 +315,7 @@ def _compute(
         if b._is_quantized:
             _check_real(a.dtype, types.out)
         b_stack = b.shape[:-2]
-        if b.dtype.name not in _BYTES and a.dtype.name not in _FLOATS:
+        if name_of(b.dtype) not in _BYTES and name_of(a.dtype) not in _FLOATS:
             a = a.astype(types.a)  # any other float is multiplied as it is
     else:
         a = a.astype(types.a, copy=False)
@@ -324,9 +328,30 @@ def _compute(
     whole = a, b, c
     if a.ndim == 1:
         a, c = a[np.newaxis], c[..., np.newaxis, :]
-    (m, k), n = a.shape[-2:], c.shape[-1]
+    b_flat: Array | Packed = b
+    if b_stack:
+        a, b_flat, target, flat = _stacked(a, b, c, b_stack)
+    else:  # one matrix, and all of A are its rows
+        flat = target = c
+        if a.ndim > 2:
+            height = math.prod(a.shape[:-1])
+            a, flat = a.reshape(height, a.shape[-1]), c.reshape(height, c.shape[-1])
+    call = _Call(a, b_flat, flat, weights, types, settings, finish, whole, a_limit)
+    call.run()
+    if flat is target or call.is_whole or flat.size == 0:
+        return
+    if not np.may_share_memory(flat, target):
+        target[...] = flat.reshape(target.shape)
 
-    # Axes of the stack along which B changes are a stack of products, all others more rows of A.
+
+def _stacked(
+    a: Array, b: Array | Packed, c: Array, b_stack: tuple[int, ...]
+) -> tuple[Array, Array | Packed, Array, Array]:
+    """A, B, C with its axes as they are multiplied, and C as it is multiplied.
+
+    Axes of the stack along which B changes are a stack of products, all others more rows of A.
+    """
+    (m, k), n = a.shape[-2:], c.shape[-1]
     stack = c.shape[:-2]
     a = a.reshape((1,) * (len(stack) + 2 - a.ndim) + a.shape)
     b_lengths = (1,) * (len(stack) - len(b_stack)) + tuple(b_stack)
@@ -334,22 +359,19 @@ def _compute(
     rows = [i for i, length in enumerate(b_lengths) if length <= 1]
     batch = math.prod(b_lengths)
     height = math.prod([*(stack[i] for i in rows), m])
+    flat: Array
     if products:
         order = (*products, *rows, len(stack), len(stack) + 1)
         a = np.broadcast_to(a, (*stack, m, k)).transpose(order).reshape(batch, height, k)
-        target = c.transpose(order)
-        flat = target.reshape(batch, height, n)
+        c = c.transpose(order)
+        flat = c.reshape(batch, height, n)
     else:
         a = a.reshape(height, k)
-        target = c
-        flat = target.reshape(height, n)
+        flat = c.reshape(height, n)
     b_flat: Array | Packed = b
     if isinstance(b, np.ndarray):
         b_flat = b.reshape((batch, k, n) if products else (k, n))
-    call = _Call(a, b_flat, flat, weights, types, settings, finish, whole, a_limit)
-    call.run()
-    if flat.size and not call.is_whole and not np.may_share_memory(flat, target):
-        target[...] = flat.reshape(target.shape)
+    return a, b_flat, c, flat
 
 
 # One product
@@ -368,7 +390,7 @@ class Finish(NamedTuple):
         return self.bias is None and self[1:] == ("none", 1.0, 0.0)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Call:
     """One product, or a stack: `a` is (batch,) m × k, `c` likewise m × n and not read but by beta.
 
@@ -386,11 +408,10 @@ class _Call:
     a_limit: int = 127
     is_whole: bool = False  # the result is in `whole`, not in `c`
 
-    @functools.cached_property
-    def shape(self) -> tuple[int, int, int, int]:
+    def __post_init__(self) -> None:
         batch = self.c.shape[0] if self.c.ndim == 3 else 1
         k = self.a.shape[-1] if isinstance(self.b, np.ndarray) else self.b._depth
-        return batch, self.c.shape[-2], k, self.c.shape[-1]
+        self.shape = batch, self.c.shape[-2], k, self.c.shape[-1]
 
     @functools.cached_property
     def dense(self) -> Array:
@@ -401,8 +422,7 @@ class _Call:
         return dense if self.c.ndim == 3 or dense.ndim == 2 else dense[0]
 
     def run(self) -> None:
-        names = _config.unpacked(self.settings)
-        on_npu_or_error = names["device"] == "npu"
+        on_npu_or_error = _config.demands_npu(self.settings)
         decision = self._decide()
         # Whoever demands the NPU is told if there is none, also for what it could not take.
         demanded = on_npu_or_error and decision["code"] != "empty"
@@ -423,13 +443,14 @@ class _Call:
         if attempt["code"] == "weights_file" and not isinstance(self.b, np.ndarray):
             raise self.b._altered(attempt["detail"])
         if attempt["fallback"]:
-            _log.fallback(attempt["reason"], attempt["detail"], names["on_fallback"])
+            on_fallback = _config.unpacked(self.settings)["on_fallback"]
+            _log.fallback(attempt["reason"], attempt["detail"], on_fallback)
         seconds = attempt["seconds"]
         if not attempt["on_npu"]:
             start = time.perf_counter()
             self._multiply_on_cpu()
             seconds = time.perf_counter() - start
-        kind = self.types.a.name
+        kind = name_of(self.types.a)
         _core.count(kind, *self.shape, attempt["code"], attempt["fallback"], seconds)
         if attempt["on_npu"]:
             _log.news()
@@ -437,7 +458,7 @@ class _Call:
             _log.product(kind, self.shape, attempt["on_npu"], attempt["reason"], seconds)
 
     def _decide(self) -> dict[str, Any]:
-        a, b, out = (dtype.name for dtype in self.types)
+        a, b, out = map(name_of, self.types)
         return _core.decide(self.settings, a, b, out, *self.shape, self.weights)
 
     def _decide_anew(self, decision: dict[str, Any]) -> dict[str, Any]:

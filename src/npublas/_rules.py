@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["as_type_of", "move_axes", "moved_out", "result_shape", "same"]
+__all__ = ["as_type_of", "move_axes", "moved_out", "result_shape", "result_type", "same"]
 
 
 def same(array: NDArray[Any]) -> NDArray[Any]:
@@ -16,11 +17,31 @@ def same(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
+@functools.lru_cache(maxsize=256)
+def result_type(
+    ufunc: Any,
+    x: np.dtype[Any],
+    w: np.dtype[Any],
+    out: np.dtype[Any] | None,
+    dtype: np.dtype[Any] | None,
+    casting: Any,
+) -> np.dtype[Any]:
+    """The dtype of a product, or NumPy's own error if there is none."""
+    resolved: np.dtype[Any] = ufunc.resolve_dtypes(
+        (x, w, out), signature=(None, None, dtype), casting=casting
+    )[2]
+    return resolved
+
+
 def result_shape(
     x: NDArray[Any], w_shape: tuple[int, ...], ufunc: Any, out: NDArray[Any] | None
 ) -> tuple[int, ...]:
     """The shape of a product, or NumPy's own error if there is none."""
     *stack, k, n = w_shape
+    if not stack and x.ndim > 0 and x.shape[-1] == k:  # as nearly always
+        shape = (*x.shape[:-1], n)
+        if out is None or out.shape == shape:
+            return shape
     try:
         fits = x.ndim > 0 and x.shape[-1] == k
         shape = (*np.broadcast_shapes(x.shape[:-2], tuple(stack)), *x.shape[-2:-1], n)
