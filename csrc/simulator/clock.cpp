@@ -15,9 +15,11 @@
 namespace npublas::simulator {
 namespace {
 
-// A sleep ends some 20 to 50 µs late on a virtual machine, never less than 15; where it is less, a
-// second sleep follows.
-constexpr double kLeastLateness = 15'000;
+// A short sleep ends some 20 µs late on a virtual machine, never less than 15; where it is less, a
+// second sleep follows. The longer a sleep, the later it ends, since the processor sleeps deeper:
+// 50 to 100 µs after 2 ms. So the last part of a long one is a sleep of its own.
+constexpr double kLeastLateness = 18'000;
+constexpr double kLastSleep = 100'000;
 // Shorter debts wait for company.
 constexpr double kWorthSleeping = 50'000;
 // How far a thread may be behind the wall clock. Sleeps end later than that only on a machine that
@@ -52,6 +54,7 @@ void sleep_once(double time) {
 }
 
 void sleep_until(double time) {
+  if (time - wall() > 2 * kLastSleep) sleep_once(time - kLastSleep);
   sleep_once(time - kLeastLateness);
   while (wall() < time) sleep_once(time);
 }

@@ -1,6 +1,7 @@
 #include "npublas/exec/executor.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -118,8 +119,9 @@ void Executor::admit(Lock& lock, const std::shared_ptr<Job>& job, int first_core
 void Executor::wait_for(Lock& lock, const std::shared_ptr<Job>& job) {
   const auto over = [&] { return (job->stop || job->schedule.finished()) && job->in_flight == 0; };
   std::uint64_t seen = 0;
+  Wakes wakes;
   while (!over()) {
-    if (work_once(lock, job.get())) continue;
+    if (work_once(lock, wakes, job.get()) || send_unlocked(lock, wakes)) continue;
     const trace::Span waiting(trace::Act::wait, trace::here, job->product);
     seen = job->progress;
     job->caller_waits = true;
@@ -171,9 +173,10 @@ void Executor::hire(int threads) {
 
 void Executor::help(int number) {
   trace::name_this_thread("npublas-host-" + std::to_string(number));
+  Wakes wakes;
   Lock lock(mutex_);
   while (!quit_) {
-    if (work_once(lock, nullptr)) continue;
+    if (work_once(lock, wakes, nullptr) || send_unlocked(lock, wakes)) continue;
     ++idle_helpers_;
     helpers_woken_.wait(lock);
     --idle_helpers_;
@@ -182,13 +185,16 @@ void Executor::help(int number) {
 
 void Executor::serve(int core) {
   trace::name_this_thread("npublas-core-" + std::to_string(core));
+  Wakes wakes;
   Lock lock(mutex_);
-  while (!quit_)
-    if (!run_once(lock, core)) cores_[std::size_t(core)]->woken.wait(lock);
+  while (!quit_) {
+    if (run_once(lock, wakes, core) || send_unlocked(lock, wakes)) continue;
+    cores_[std::size_t(core)]->woken.wait(lock);
+  }
 }
 
 /// Packs or unpacks something, of `only` if it isn't null. False if there is nothing to do.
-bool Executor::work_once(Lock& lock, Job* only) {
+bool Executor::work_once(Lock& lock, Wakes& wakes, Job* only) {
   for (std::size_t i = 0; i < jobs_.size(); ++i) {
     const std::shared_ptr<Job> job = jobs_[i];
     if ((only && job.get() != only) || job->stop || !job->bench) continue;
@@ -197,21 +203,22 @@ bool Executor::work_once(Lock& lock, Job* only) {
     if (!task) continue;
     if (!only) std::rotate(jobs_.begin(), jobs_.begin() + std::ptrdiff_t(i) + 1, jobs_.end());
     ++job->in_flight;
-    if (++job->host_tasks < job->threads && job->schedule.has_host_task()) wake_host(*job);
+    if (++job->host_tasks < job->threads && job->schedule.has_host_task()) wake_host(wakes, job);
     lock.unlock();
+    send(wakes);
     do_host_task(*job, *task);
     lock.lock();
     --job->host_tasks;
     job->schedule.done(*task);
     job->progress += 1;
-    wake_runners(*job);
-    ended(*job);
+    wake_runners(wakes, *job);
+    ended(wakes, job);
     return true;
   }
   return false;
 }
 
-bool Executor::run_once(Lock& lock, int core) {
+bool Executor::run_once(Lock& lock, Wakes& wakes, int core) {
   for (std::size_t i = 0; i < jobs_.size(); ++i) {
     const std::shared_ptr<Job> job = jobs_[i];
     if (job->stop || !job->bench) continue;
@@ -229,8 +236,9 @@ bool Executor::run_once(Lock& lock, int core) {
     ++job->in_flight;
     Core& here = *cores_[std::size_t(core)];
     if (here.running++ == 0) here.since = std::chrono::steady_clock::now();
-    if (job->schedule.can_run(int(mine - benches.begin()))) here.woken.notify_one();
+    if (job->schedule.can_run(int(mine - benches.begin()))) wakes.cores |= 1u << core;
     lock.unlock();
+    send(wakes);
     do_run(*job, *task, *lane);
     lock.lock();
     lane->busy = false;
@@ -239,31 +247,47 @@ bool Executor::run_once(Lock& lock, int core) {
           std::chrono::nanoseconds(std::chrono::steady_clock::now() - here.since).count());
     job->schedule.done(*task);
     job->progress += 1;
-    if (!job->stop) wake_host(*job);
-    ended(*job);
+    if (!job->stop) wake_host(wakes, job);
+    ended(wakes, job);
     return true;
   }
   return false;
 }
 
 /// A task of the job was done, for better or worse.
-void Executor::ended(Job& job) {
-  --job.in_flight;
-  if (job.in_flight == 0 && (job.stop || job.schedule.finished())) job.wake.notify_one();
+void Executor::ended(Wakes& wakes, const std::shared_ptr<Job>& job) {
+  --job->in_flight;
+  if (job->in_flight == 0 && (job->stop || job->schedule.finished())) wakes.callers.push_back(job);
 }
 
-void Executor::wake_runners(const Job& job) {
+void Executor::wake_runners(Wakes& wakes, const Job& job) {
   if (job.stop || !job.bench) return;
   for (std::size_t stream = 0; stream < job.bench->cores.size(); ++stream)
-    if (job.schedule.can_run(int(stream)))
-      cores_[std::size_t(job.bench->cores[stream].core)]->woken.notify_one();
+    if (job.schedule.can_run(int(stream))) wakes.cores |= 1u << job.bench->cores[stream].core;
 }
 
-void Executor::wake_host(Job& job) {
-  if (std::exchange(job.caller_waits, false))
-    job.wake.notify_one();
+void Executor::wake_host(Wakes& wakes, const std::shared_ptr<Job>& job) {
+  if (std::exchange(job->caller_waits, false))
+    wakes.callers.push_back(job);
   else if (idle_helpers_ > 0)
-    helpers_woken_.notify_one();
+    ++wakes.helpers;
+}
+
+void Executor::send(Wakes& wakes) {
+  for (; wakes.cores != 0; wakes.cores &= wakes.cores - 1)
+    cores_[std::size_t(std::countr_zero(wakes.cores))]->woken.notify_one();
+  for (; wakes.helpers > 0; --wakes.helpers) helpers_woken_.notify_one();
+  for (const auto& job : wakes.callers) job->wake.notify_one();
+  wakes.callers.clear();
+}
+
+/// False if there was nobody to wake; else something may have changed meanwhile.
+bool Executor::send_unlocked(Lock& lock, Wakes& wakes) {
+  if (!wakes.any()) return false;
+  lock.unlock();
+  send(wakes);
+  lock.lock();
+  return true;
 }
 
 namespace {

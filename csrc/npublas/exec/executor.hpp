@@ -2,7 +2,8 @@
 // Two threads per NPU core, because a run blocks: one waits for its run while the other's is queued
 // behind it in the driver. Packing and unpacking is done by the callers themselves and by a few
 // threads that help them. All of them do what the jobs' schedules give out, under one mutex that is
-// held for moments; who finds nothing sleeps. Several callers share the cores, a task each in turn.
+// held for moments; who finds nothing sleeps, and is woken when the mutex is free, because whoever
+// wakes to find it taken sleeps once more. Several callers share the cores, a task each in turn.
 #pragma once
 
 #include <atomic>
@@ -64,6 +65,14 @@ class Executor {
     std::vector<std::thread> threads;
   };
   using Lock = std::unique_lock<std::mutex>;
+  /// Who has something to do now, and is told so as soon as the mutex is free.
+  struct Wakes {
+    Wakes() { callers.reserve(4); }  // more never come together
+    std::uint32_t cores = 0;  // bits: a thread of each
+    int helpers = 0;
+    std::vector<std::shared_ptr<Job>> callers;
+    bool any() const { return cores || helpers || !callers.empty(); }
+  };
   /// Of the window.
   struct Room {
     std::size_t bytes = 0;
@@ -83,13 +92,15 @@ class Executor {
   void leave(const std::shared_ptr<Job>& job);
   void help(int number);
   void serve(int core);
-  bool work_once(Lock& lock, Job* only);
-  bool run_once(Lock& lock, int core);
+  bool work_once(Lock& lock, Wakes& wakes, Job* only);
+  bool run_once(Lock& lock, Wakes& wakes, int core);
   void do_host_task(Job& job, const Task& task);
   void do_run(Job& job, const Task& task, const Lane& lane);
-  void wake_runners(const Job& job);
-  void wake_host(Job& job);
-  void ended(Job& job);
+  void wake_runners(Wakes& wakes, const Job& job);
+  void wake_host(Wakes& wakes, const std::shared_ptr<Job>& job);
+  void ended(Wakes& wakes, const std::shared_ptr<Job>& job);
+  void send(Wakes& wakes);
+  bool send_unlocked(Lock& lock, Wakes& wakes);
   void hire(int threads);
 
   std::shared_ptr<device::Runtime> runtime_;
