@@ -10,6 +10,10 @@ after the same call was computed and checked by the same plan), while packing, u
 and waiting are done here, and take what they take here. The host part of the bound is what has to
 be moved at least, by the rate of packing and unpacking of these very calls. So a ratio says how
 good scheduling is on this host; of a board it says nothing.
+
+Plans are made as on a tuned machine: by the device's rates of the profile, and by what packing and
+waking a thread take on this host, measured at the start. The last column is the replay of the plan
+by the same rates.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ SHAPES = [
     (1500, 384, 1536),
     (1500, 1536, 384),
 ]
+MOVING = ("pack_a", "pack_b", "unpack_c")
 PRECISIONS = {"integers": "float32", "float16": "float16", "float32": "float32"}
 
 
@@ -61,6 +66,24 @@ def is_right(got: Any, a: Any, b: Any, method: str) -> bool:
     return bool((np.abs(got[np.ix_(rows, columns)] - x @ w) <= unit * (abs(x) @ abs(w))).all())
 
 
+def host_rates() -> dict[str, Any]:
+    """What this host does, as `npublas tune` measures it."""
+    threads = _core.host_threads(127, 0)
+    one, all_of_them = (
+        statistics.harmonic_mean([_core.measure_host(work, count, 0.1) for work in MOVING])
+        for count in (1, threads)
+    )
+    return {
+        "pack_bytes_per_second": one,
+        "pack_bytes_per_second_all": max(one, all_of_them),
+        "threads": threads,
+        "handoff_seconds": _core.measure_handoff(0.2),
+        # The simulated chip's memory is not this host's.
+        "dram_bytes_per_second": 1e12,
+        "measured": True,
+    }
+
+
 def seconds_of(call: Callable[[], Any], calls: int, profile: str) -> list[float]:
     times = []
     with simulator.settings(clock=profile, compute=0):
@@ -73,8 +96,16 @@ def seconds_of(call: Callable[[], Any], calls: int, profile: str) -> list[float]
     return sorted(times)
 
 
-def measure(shape: tuple[int, int, int], method: str, b: str, profile: str, calls: int) -> str:
+def measure(
+    shape: tuple[int, int, int],
+    method: str,
+    b: str,
+    profile: str,
+    calls: int,
+    here: dict[str, Any],
+) -> str:
     m, k, n = shape
+    _core.set_rates(profile, here)
     left, right, out, options = operands(m, k, n, method)
     weights = npublas.pack(right, precision=PRECISIONS[method]) if b == "packed" else right
 
@@ -91,20 +122,22 @@ def measure(shape: tuple[int, int, int], method: str, b: str, profile: str, call
     work = npublas.counters().work
     moved = work["packed_bytes"] + work["unpacked_bytes"]
     rate = moved / max(work["pack_seconds"] + work["unpack_seconds"], 1e-9)
-    rates = _core.rates(profile)
+    rates = _core.rates(profile) | here
     device = bound.bound(m, k, n, method, b == "packed", rates).device
     # Bytes read and written, as the bound counts them; two threads of this host.
     host = bound.compulsory(m, k, n, method, b == "packed") / (2 * 2 * rate)
     least = max(device, host)
+    asked = bound.arguments(m, k, n, method, b == "packed", rates)
+    replayed = _core.replay(**asked)["seconds"] - rates["call_seconds"]
     median, p90 = statistics.median(times), times[int(0.9 * (len(times) - 1))]
     return (
         f"{f'{m} x {k} x {n}':>16} {method:8} {b:6} {profile:7} | {device * 1e3:8.3f} "
         f"{host * 1e3:8.3f} | {median * 1e3:8.3f} {p90 * 1e3:8.3f} | {median / least:5.2f} "
-        f"{(median - least) * 1e6:+8.0f} {(p90 - least) * 1e6:+8.0f}"
+        f"{(median - least) * 1e6:+8.0f} {(p90 - least) * 1e6:+8.0f} | {replayed * 1e3:8.3f}"
     )
 
 
-def three_cores() -> None:
+def three_cores(here: dict[str, Any]) -> None:
     """Against one, of products that the memory of the model can feed, B packed."""
     for method in PRECISIONS:
         times = {}
@@ -117,6 +150,7 @@ def three_cores() -> None:
                 return npublas.matmul(x, w, out=c, device="npu", **o)
 
             call()
+            _core.set_rates("stretch", here)
             times[cores] = statistics.median(seconds_of(call, 15, "stretch"))
         print(f"1536 x 1024 x 3072 {method:8} one core / three: {times[1] / times[3]:.2f}")
 
@@ -148,19 +182,29 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="the most memory")
     options = parser.parse_args()
     npublas.set_config(runtime="simulator", on_fallback="error")
-    if options.cores:
-        return three_cores()
     if options.memory:
         return memory()
+    npublas.matmul(np.ones((4, 32), np.int8), np.ones((32, 32), np.int8), device="npu")
+    here = host_rates()  # after the engine has opened, which sets rates
+    one, both = (here[f"pack_bytes_per_second{which}"] / 1e9 for which in ("", "_all"))
+    print(
+        f"this host moves {one:.1f} GB/s with one thread and {both:.1f} with {here['threads']}, "
+        f"and wakes one in {here['handoff_seconds'] * 1e6:.0f} us"
+    )
+    if options.cores:
+        return three_cores(here)
     print(
         f"{'M x K x N':>16} {'method':8} {'B':6} {'profile':7} | {'device':>8} {'host':>8} | "
-        f"{'median':>8} {'p90':>8} | {'ratio':>5} {'median':>8} {'p90':>8}  (ms; ms; us above)"
+        f"{'median':>8} {'p90':>8} | {'ratio':>5} {'median':>8} {'p90':>8} | {'replay':>8}  "
+        "(ms; ms; us above; ms)"
     )
     for profile in options.profile or ["target"]:
         for b in options.b or ["packed", "fresh"]:
             for method in options.method or list(PRECISIONS):
                 for shape in options.shape or SHAPES:
-                    print(measure(tuple(shape), method, b, profile, options.calls), flush=True)
+                    print(
+                        measure(tuple(shape), method, b, profile, options.calls, here), flush=True
+                    )
     return None
 
 

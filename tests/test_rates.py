@@ -7,7 +7,7 @@ from statistics import median
 import pytest
 
 from npublas import _core, _rates, _tune
-from npublas._rates import Call, Cpu, Host, Product, Run
+from npublas._rates import Call, Cpu, Handoff, Host, Product, Run
 
 START = _core.rates("target")
 BITS = {"int8": (8, 32), "float16": (16, 32), "int4": (4, 16)}
@@ -137,6 +137,12 @@ def test_packing_is_the_mean_of_its_times():
 def test_more_threads_that_pack_less_are_not_what_is_gone_by():
     rates = _rates.fit([Host("pack_b", 1, 5e9), Host("pack_b", 2, 4e9)], START)
     assert rates["pack_bytes_per_second_all"] == 5e9
+
+
+def test_handing_work_to_a_thread_takes_what_it_was_seen_to_take():
+    records = [Handoff(s) for s in (8e-6, 9e-6, 1e-3)]
+    assert _rates.fit(records, START) == {"handoff_seconds": 9e-6}
+    assert 1e-7 < _core.measure_handoff(0.01) < 1
 
 
 def test_a_call_is_what_is_left_of_it_without_its_run():

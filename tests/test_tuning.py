@@ -110,7 +110,7 @@ def broken():
     good = entry().to_dict()
 
     def content(**changes):
-        return {"npublas tuning": 1, "entries": [{**good, **changes}]}
+        return {"npublas tuning": 2, "entries": [{**good, **changes}]}
 
     def with_rates(**changes):
         return content(rates={**good["rates"], **changes})
@@ -122,9 +122,9 @@ def broken():
         (b"\xff\xfe", "not JSON"),
         ("[]", "no tuning of npublas"),
         ("{}", "no tuning of npublas"),
-        ('{"npublas tuning": 2, "entries": []}', "format 2, and this npublas reads 1"),
-        ('{"npublas tuning": 1}', "no list of entries"),
-        ('{"npublas tuning": 1, "entries": [3]}', "no object"),
+        ('{"npublas tuning": 1, "entries": []}', "format 1, and this npublas reads 2"),
+        ('{"npublas tuning": 2}', "no list of entries"),
+        ('{"npublas tuning": 2, "entries": [3]}', "no object"),
         (content(key={"chip": "RK3588"}), "key must have"),
         (content(key={**good["key"], "simulated": 0}), "key must have"),
         (content(measured=None), "no measured"),
@@ -493,7 +493,7 @@ def test_nothing_broken_is_imported(tmp_path, capsys):
     file = tmp_path / "board.json"
     for content, complaint in (
         ("{", "not JSON"),
-        ('{"npublas tuning": 1, "entries": []}', "no entries"),
+        ('{"npublas tuning": 2, "entries": []}', "no entries"),
     ):
         file.write_text(content)
         assert main(["tuning", "import", str(file)]) == 1
@@ -544,7 +544,8 @@ def test_products_slower_than_predicted_move_to_the_cpu_and_one_line_says_so(cap
     assert _engine.open_engine()
     peaks = dict.fromkeys(("int8", "float16", "int4"), 1e16)
     fast = {name: 1e13 for name in rates() if name.endswith(("bytes_per_second", "second_all"))}
-    quick = {"submit_seconds": 0.0, "queued_seconds": 0.0, "call_seconds": 0.0}
+    names = ("submit_seconds", "queued_seconds", "call_seconds", "handoff_seconds")
+    quick = dict.fromkeys(names, 0.0)
     # An NPU of no real machine: whatever runs, takes longer than that.
     _core.set_rates("target", {**fast, **quick, "macs_per_second": peaks, "cpu_flops": 1e12})
     _core.set_correcting(True)

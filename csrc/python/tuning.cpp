@@ -37,6 +37,7 @@ constexpr Field kFields[] = {
     {"sync_seconds", &Rates::sync_seconds},
     {"sync_bytes_per_second", &Rates::sync_bytes_per_second},
     {"bind_seconds", &Rates::bind_seconds},
+    {"handoff_seconds", &Rates::handoff_seconds},
     {"pack_bytes_per_second", &Rates::pack_bytes_per_second},
     {"pack_bytes_per_second_all", &Rates::pack_bytes_per_second_all},
     {"cpu_flops", &Rates::cpu_flops},
@@ -121,6 +122,14 @@ void register_measuring(py::module_& module) {
       },
       py::arg("work"), py::arg("threads"), py::arg("seconds"),
       "Pack or unpack for so long; return the bytes read and written per second.");
+  module.def(
+      "measure_handoff",
+      [](double seconds) {
+        const py::gil_scoped_release release;
+        return measure_handoff(std::chrono::microseconds(std::int64_t(seconds * 1e6)));
+      },
+      py::arg("seconds"),
+      "Wake a thread again and again for so long; return the seconds that it takes to go on.");
 }
 
 }  // namespace

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['ACTS', 'ELEMENTS', 'File', 'OLDEST_DRIVER', 'OLDEST_RUNTIME', 'RECOMMENDED_DRIVER', 'RECOMMENDED_RUNTIME', 'Recording', 'Weights', 'activate', 'busy', 'chip_name', 'close_engine', 'columns_of_weights', 'count', 'counts', 'current_rates', 'decide', 'engine_state', 'engine_status', 'finish', 'finish_floats', 'finish_quantized', 'forget', 'has_low_parts', 'host_threads', 'instruction_set', 'instruction_sets', 'layout_index', 'make_unavailable', 'measure_host', 'measure_runs', 'measure_window', 'method_of', 'multiply', 'open_engine', 'pack', 'pack_tiles', 'parse_version', 'plan', 'plan_for', 'plans', 'probe_runtime', 'product_is_zero', 'rates', 'read_runtime', 'replay', 'reset_counts', 'run_of', 'runtime_candidates', 'set_correcting', 'set_rates', 'simulator_path', 'soc_name', 'take_news', 'tile_depth', 'unpack_floats', 'unpack_integers', 'unpack_quantized', 'unpack_tiles', 'use_instruction_set']
+__all__: list[str] = ['ACTS', 'ELEMENTS', 'File', 'OLDEST_DRIVER', 'OLDEST_RUNTIME', 'RECOMMENDED_DRIVER', 'RECOMMENDED_RUNTIME', 'Recording', 'Weights', 'activate', 'busy', 'chip_name', 'close_engine', 'columns_of_weights', 'count', 'counts', 'current_rates', 'decide', 'engine_state', 'engine_status', 'finish', 'finish_floats', 'finish_quantized', 'forget', 'has_low_parts', 'host_threads', 'instruction_set', 'instruction_sets', 'layout_index', 'make_unavailable', 'measure_handoff', 'measure_host', 'measure_runs', 'measure_window', 'method_of', 'multiply', 'open_engine', 'pack', 'pack_tiles', 'parse_version', 'plan', 'plan_for', 'plans', 'probe_runtime', 'product_is_zero', 'rates', 'read_runtime', 'replay', 'reset_counts', 'run_of', 'runtime_candidates', 'set_correcting', 'set_rates', 'simulator_path', 'soc_name', 'take_news', 'tile_depth', 'unpack_floats', 'unpack_integers', 'unpack_quantized', 'unpack_tiles', 'use_instruction_set']
 class File:
     """
     An open file, closed when nobody has it any more.
@@ -130,6 +130,10 @@ def layout_index(arg0: str, arg1: str, arg2: typing.SupportsInt | typing.Support
     ...
 def make_unavailable(because: str, *, for_good: bool) -> None:
     ...
+def measure_handoff(seconds: typing.SupportsFloat | typing.SupportsIndex) -> float:
+    """
+    Wake a thread again and again for so long; return the seconds that it takes to go on.
+    """
 def measure_host(work: str, threads: typing.SupportsInt | typing.SupportsIndex, seconds: typing.SupportsFloat | typing.SupportsIndex) -> float:
     """
     Pack or unpack for so long; return the bytes read and written per second.

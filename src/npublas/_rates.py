@@ -81,6 +81,13 @@ class Cpu:
 
 
 @dataclass(frozen=True)
+class Handoff:
+    """From waking a thread to its going on."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Call:
     """A small product with packed weights, from Python to Python, and its run alone."""
 
@@ -97,7 +104,7 @@ class Product:
     predicted: float
 
 
-Record = Run | Host | Cpu | Call | Product
+Record = Run | Host | Handoff | Cpu | Call | Product
 
 
 def fit(records: Iterable[Record], start: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +118,7 @@ def fit(records: Iterable[Record], start: dict[str, Any]) -> dict[str, Any]:
     return {
         **_device(runs, start),
         **_host([record for record in records if isinstance(record, Host)]),
+        **_handoff([record for record in records if isinstance(record, Handoff)]),
         **_cpu([record for record in records if isinstance(record, Cpu)]),
         **_calls([record for record in records if isinstance(record, Call)]),
         **_slack([record for record in records if isinstance(record, Product)]),
@@ -192,6 +200,10 @@ def _host(records: Sequence[Host]) -> dict[str, Any]:
         "pack_bytes_per_second_all": by_threads[best],
         "threads": max(by_threads),
     }
+
+
+def _handoff(records: Sequence[Handoff]) -> dict[str, Any]:
+    return {"handoff_seconds": median(r.seconds for r in records)} if records else {}
 
 
 def _cpu(records: Sequence[Cpu]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from npublas import (
 from npublas._machine import clocks
 from npublas._matmul import ufunc as matmul
 from npublas._packed import pack
-from npublas._rates import Call, Cpu, Host, Product, Record, Run
+from npublas._rates import Call, Cpu, Handoff, Host, Product, Record, Run
 from npublas._table import html_table, mebibytes, si, text_table
 from npublas._tuning import Entry, Key
 from npublas._version import __version__
@@ -176,6 +176,7 @@ def rows_of(
         row("call_seconds", "s", "a call, but for its runs"),
         row("pack_bytes_per_second", "B/s", "packed and unpacked, one thread"),
         row("pack_bytes_per_second_all", "B/s", f"the same, {rates['threads']} threads"),
+        row("handoff_seconds", "s", "from waking a thread to its going on"),
         row("cpu_flops", "flop/s", "NumPy, float32"),
         row("cpu_bytes_per_second", "B/s", "NumPy, one row of float32"),
     ]
@@ -398,6 +399,7 @@ class _Tuner:
         for threads in sorted({1, _threads.effective()}):
             for work in ("pack_a", "pack_b", "unpack_c"):
                 yield "packing", partial(self._host, work, threads)
+        yield "threads", self._handoff
         sizes = (512, 1024) if self.quick else (128, 256, 512, 1024, 2048)
         for threads, limited in _blas_threads(self.quick):
             for shape in [*((n, n, n) for n in sizes), (1, 4096, 4096)]:
@@ -406,6 +408,9 @@ class _Tuner:
     def _host(self, work: str, threads: int) -> None:
         rate = _core.measure_host(work, threads, self.budget / 2)
         self.records.append(Host(work, threads, rate))
+
+    def _handoff(self) -> None:
+        self.records.append(Handoff(_core.measure_handoff(self.budget / 2)))
 
     def _numpy(self, shape: tuple[int, int, int], threads: int, limited: Callable[[], Any]) -> None:
         m, k, n = shape

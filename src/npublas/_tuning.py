@@ -21,7 +21,7 @@ from npublas import _config, _core, _machine
 from npublas._verify import cache_folder
 from npublas.errors import TuningFileError
 
-FORMAT = 1
+FORMAT = 2
 _MARK = "npublas tuning"  # the key of the format's number
 _LARGEST = 4 << 20  # bytes of a file
 _CLOCK = "NPUBLAS_SIMULATOR_CLOCK"

@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "npublas/base/error.hpp"
 #include "npublas/device/context.hpp"
@@ -229,6 +230,42 @@ double measure_host(HostWork work, int threads, std::chrono::microseconds durati
   double rate = 0;
   for (std::size_t i = 0; i < bytes.size(); ++i) rate += bytes[i] / seconds_between(begin, ends[i]);
   return rate;
+}
+
+double measure_handoff(std::chrono::microseconds duration) {
+  constexpr auto kBetween = std::chrono::microseconds(200);  // about what a run takes
+  std::mutex mutex;
+  std::condition_variable woken;
+  bool sleeps = false, called = false, quit = false;
+  Clock::time_point since;
+  std::vector<double> seconds;
+  std::thread sleeper([&] {
+    std::unique_lock lock(mutex);
+    while (true) {
+      sleeps = true;
+      woken.wait(lock, [&] { return called; });
+      called = false;
+      if (quit) return;
+      seconds.push_back(seconds_between(since, Clock::now()));
+    }
+  });
+  const auto busy_until = [](Clock::time_point end) {
+    while (Clock::now() < end) continue;
+  };
+  const Clock::time_point end = Clock::now() + duration;
+  do {
+    busy_until(Clock::now() + kBetween);
+    const std::lock_guard lock(mutex);
+    if (!std::exchange(sleeps, false)) continue;  // it didn't get so far
+    quit = Clock::now() >= end && !seconds.empty();
+    called = true;
+    since = Clock::now();
+    woken.notify_one();
+  } while (!quit);
+  sleeper.join();
+  std::nth_element(seconds.begin(), seconds.begin() + std::ptrdiff_t(seconds.size() / 2),
+                   seconds.end());
+  return seconds[seconds.size() / 2];
 }
 
 }  // namespace npublas

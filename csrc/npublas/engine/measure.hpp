@@ -1,7 +1,8 @@
 // # Measuring
 // What a machine does, one quantity at a time, for `npublas tune`: runs of the NPU, how much of its
-// memory can be had, and packing and unpacking by the host. The NPU is measured through a runtime
-// of its own, so the engine must be closed; the lock keeps other processes away meanwhile.
+// memory can be had, packing and unpacking by the host, and how long it takes to wake a thread. The
+// NPU is measured through a runtime of its own, so the engine must be closed; the lock keeps other
+// processes away meanwhile.
 #pragma once
 
 #include <chrono>
@@ -45,5 +46,9 @@ std::size_t measure_window(const MeasuredDevice& device, std::size_t most);
 /// their own until `duration` is over.
 enum class HostWork : std::uint8_t { pack_a, pack_b, unpack_c };
 double measure_host(HostWork work, int threads, std::chrono::microseconds duration);
+
+/// Seconds from waking a thread that has slept for a moment to its going on, while the one that
+/// wakes it is busy: the median of as many times as `duration` has room for.
+double measure_handoff(std::chrono::microseconds duration);
 
 }  // namespace npublas

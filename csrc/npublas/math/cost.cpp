@@ -85,13 +85,20 @@ Estimate estimate(const Plan& p, const StepWork& step, bool b_is_packed, const R
   const double first_a = std::max(1.0, std::min(row_blocks, cores / panels));
   const double first_tiles = first_a * step.a_bytes * a_share + first_b * step.b_bytes * b_share;
   const double longest = std::max(step.a_bytes, b_is_packed ? 0 : step.b_bytes);
-  const double submission = rates.submit_seconds + 3 * rates.bind_seconds;
-  e.fill = std::max(first_tiles / all, longest / rates.pack_bytes_per_second) +
-           step.a_sync_seconds + submission;
-  e.device = double(steps_of_busiest(p)) * step.device_seconds;
-  e.drain =
-      std::max(cores * unpacked * c_share / all, unpacked * c_share / rates.pack_bytes_per_second) +
-      step.sum_sync_seconds;
+  const double handoff = rates.handoff_seconds;
+  const double submission = handoff + rates.submit_seconds + 3 * rates.bind_seconds;
+  // The caller begins alone, the other threads when they are awake.
+  const double alone = first_tiles / rates.pack_bytes_per_second;
+  const double begin = first_a + first_b > 1 ? handoff * (threads - 1) / threads : 0;
+  e.fill =
+      std::max(std::min(first_tiles / all + begin, alone), longest / rates.pack_bytes_per_second) +
+      step.a_sync_seconds + submission;
+  // Where a step's sums lie can be written again when they were unpacked.
+  const double of_one = unpacked * c_share / rates.pack_bytes_per_second + step.sum_sync_seconds;
+  const double sums_free = (submission + step.device_seconds + handoff + of_one) / kSumSlots;
+  const double busiest = double(steps_of_busiest(p));
+  e.device = busiest * std::max(step.device_seconds, busiest > kSumSlots ? sums_free : 0);
+  e.drain = handoff + std::max(cores * unpacked * c_share / all, of_one);
 
   const double to_pack = e.packed_bytes / all;
   e.wait = std::max(0.0, e.fill + step.device_seconds - to_pack) + e.drain / 2;

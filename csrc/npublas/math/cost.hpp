@@ -4,10 +4,12 @@
 //
 //   npu = call + max(fill + device + traffic + drain, host + wait, first + others)
 //
-//   fill      the first tiles of A and B are packed, by all threads; the first run is submitted
+//   fill      the first tiles of A and B are packed, by all threads that are awake by then; the
+//             first run is handed to its thread and submitted
 //   device    the runs of the busiest core: what cutting.hpp says that they compute and stream,
-//             while all cores share the memory, and a little between two runs
-//   drain     the sums of the last runs are unpacked
+//             while all cores share the memory, and a little between two runs; or, of short runs,
+//             what it takes to submit them and to get their sums out of the way
+//   drain     the sums of the last runs are handed to the host's threads and unpacked
 //   host      all bytes that are packed and unpacked, at the threads' rate
 //   wait      of the threads for the first sums, when there is nothing left to pack
 //   traffic   what the device loses while the host moves bytes through the same memory

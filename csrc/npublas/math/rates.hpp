@@ -11,6 +11,7 @@
 //   a task or run more  8.7     3       1.3       µs: started by the driver or the NPU itself
 //   a call              150     45      30        µs
 //   host threads        2       8       14        GB/s packed and unpacked, read and written
+//   a thread's waking   15      10      5         µs: from being woken to going on
 //
 // docs/simulator.md settles efficiency and one core's memory against the vendor's own rows.
 #pragma once
@@ -41,6 +42,10 @@ struct Rates {
   double sync_seconds = 1.1e-6;
   double sync_bytes_per_second = 10.6e9;
   double bind_seconds = 5e-6;
+  /// From work for a thread that sleeps to its first instruction: once for every pack, run and
+  /// unpacking that was waited for. Guessed: on an A76 at its highest clock, with the waiter on
+  /// the CPU of the interrupt or not, a submission took 27 or 34 µs; npublas tune measures it.
+  double handoff_seconds = 10e-6;
   double cpu_flops = 120e9;  ///< of float32 products, all threads
   double cpu_bytes_per_second = 20e9;
 
@@ -62,6 +67,7 @@ constexpr Rates stretch_rates() {
           .call_seconds = 30e-6,
           .pack_bytes_per_second = 7e9,
           .pack_bytes_per_second_all = 14e9,
+          .handoff_seconds = 5e-6,
           .cpu_flops = 125e9};
 }
 constexpr Rates first_rates() {
@@ -73,6 +79,7 @@ constexpr Rates first_rates() {
           .call_seconds = 150e-6,
           .pack_bytes_per_second = 1e9,
           .pack_bytes_per_second_all = 2e9,
+          .handoff_seconds = 15e-6,
           .cpu_flops = 100e9};
 }
 

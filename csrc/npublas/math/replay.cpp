@@ -25,16 +25,44 @@ void share(std::vector<double*>& wants, double total) {
   }
 }
 
+/// A thread that finds no work sleeps, and it takes a while to wake it.
+class Sleeper {
+ public:
+  bool is_asleep() const { return state_ == State::asleep; }
+  bool is_waking() const { return state_ == State::waking; }
+  bool is_awake() const { return state_ == State::awake; }
+  double left() const { return left_; }  ///< seconds until it is awake
+
+  void sleep() { state_ = State::asleep; }
+  void wake(double seconds) {
+    left_ = seconds;
+    state_ = seconds > 0 ? State::waking : State::awake;
+  }
+  void pass(double seconds) {
+    if (!is_waking()) return;
+    left_ -= seconds;
+    if (left_ <= seconds * 1e-12) state_ = State::awake;
+  }
+
+ private:
+  enum class State : std::uint8_t { asleep, waking, awake };
+  State state_ = State::asleep;
+  double left_ = 0;
+};
+
 /// A host thread: first what takes time alone, then what takes bandwidth.
 struct Thread {
+  Sleeper sleeper;
   std::optional<Task> task;
   double wait = 0;   // seconds
   double bytes = 0;  // left
   double rate = 0;   // at present
 };
 
-/// One of the contexts of a core: a step, the runs of which it makes one after the other.
+/// One of the contexts of a core, and its thread: a step, the runs of which it makes one after the
+/// other.
 struct Context {
+  Sleeper sleeper;
   std::optional<Task> task;
   int run = 0;          // of the step
   double submit = 0;    // seconds until the core could start it
@@ -63,45 +91,84 @@ class Replay {
         threads_(std::size_t(std::max(rates.threads, 1))),
         cores_(std::size_t(plan.cores)) {
     result_.busy.resize(cores_.size());
+    threads_.front().sleeper.wake(0);  // the caller
   }
 
   Replayed run() {
-    while (true) {
+    while (!schedule_.finished()) {
       give_out();
       set_rates();
       const double step = next_event();
-      if (step == kNever) {
-        if (!schedule_.finished()) throw std::logic_error("the schedule came to a halt");
-        break;
-      }
+      if (step == kNever) throw std::logic_error("the schedule came to a halt");
       advance(step);
     }
+    if (!threads_.front().sleeper.is_awake()) now_ += rates_.handoff_seconds;  // the caller
     result_.seconds = now_ + rates_.call_seconds;
     return std::move(result_);
   }
 
  private:
+  /// Who is awake takes what there is; who finds nothing sleeps. As in the executor, who takes a
+  /// task has one more thread woken if there is more to do, and so has the end of each run.
   void give_out() {
-    for (bool more = true; more;) {
-      more = false;
-      for (std::size_t i = 0; i < cores_.size(); ++i)
-        for (int j = 0; j < kRunsInFlight; ++j) {
-          Context& context = cores_[i].contexts[j];
-          if (context.task) continue;
-          context.task = schedule_.take_run(int(i));
-          if (!context.task) continue;
-          context.run = 0;
-          submit(cores_[i], j);
-          more = true;
-        }
-      for (Thread& thread : threads_) {
-        if (thread.task) continue;
-        const auto task = schedule_.take_host_task();
-        if (!task) continue;
-        begin(thread, *task);
-        more = true;
+    do {
+      while (take_all()) continue;
+    } while (sleep_and_wake());
+  }
+
+  bool take_all() {
+    bool any = false;
+    for (std::size_t i = 0; i < cores_.size(); ++i)
+      for (int j = 0; j < kRunsInFlight; ++j) {
+        Context& context = cores_[i].contexts[j];
+        if (context.task || !context.sleeper.is_awake()) continue;
+        context.task = schedule_.take_run(int(i));
+        if (!context.task) continue;
+        context.run = 0;
+        submit(cores_[i], j);
+        any = true;
       }
+    for (Thread& thread : threads_) {
+      if (thread.task || !thread.sleeper.is_awake()) continue;
+      const auto task = schedule_.take_host_task();
+      if (!task) continue;
+      begin(thread, *task);
+      ++calls_;
+      any = true;
     }
+    return any;
+  }
+
+  /// True if somebody is awake at once, because waking takes no time.
+  bool sleep_and_wake() {
+    bool any = false;
+    for (std::size_t i = 0; i < cores_.size(); ++i) {
+      Context(&contexts)[kRunsInFlight] = cores_[i].contexts;
+      send_to_sleep(contexts);
+      const bool called = std::any_of(std::begin(contexts), std::end(contexts),
+                                      [](const Context& one) { return one.sleeper.is_waking(); });
+      if (!called && schedule_.can_run(int(i))) any |= wake_one(contexts);
+    }
+    send_to_sleep(threads_);
+    if (schedule_.has_host_task())
+      for (; calls_ > 0; --calls_) any |= wake_one(threads_);
+    calls_ = 0;
+    return any;
+  }
+
+  template <typename All>
+  static void send_to_sleep(All& all) {
+    for (auto& one : all)
+      if (!one.task && one.sleeper.is_awake()) one.sleeper.sleep();
+  }
+
+  template <typename All>
+  bool wake_one(All& all) {
+    const auto sleeper = std::find_if(std::begin(all), std::end(all),
+                                      [](const auto& one) { return one.sleeper.is_asleep(); });
+    if (sleeper == std::end(all)) return false;
+    sleeper->sleeper.wake(rates_.handoff_seconds);
+    return sleeper->sleeper.is_awake();
   }
 
   void submit(Core& core, int index) {
@@ -118,6 +185,7 @@ class Replay {
     const double columns = double(step.columns) / double(plan_.tile_columns);
     const double depth = double(step.depth) / double(plan_.tile_depth);
     thread.task = task;
+    thread.bytes = thread.wait = 0;
     switch (task.kind) {
       case Task::Kind::pack_a:
         thread.bytes = work_.a_bytes * rows * depth;
@@ -184,11 +252,14 @@ class Replay {
     double next = kNever;
     for (const Core& core : cores_) {
       if (core.gap > 0) next = std::min(next, core.gap);
-      for (const Context& context : core.contexts)
+      for (const Context& context : core.contexts) {
         if (context.queued && context.submit > 0) next = std::min(next, context.submit);
+        if (context.sleeper.is_waking()) next = std::min(next, context.sleeper.left());
+      }
       if (core.runs) next = std::min(next, core.wait > 0 ? core.wait : core.left / core.rate);
     }
     for (const Thread& thread : threads_) {
+      if (thread.sleeper.is_waking()) next = std::min(next, thread.sleeper.left());
       if (!thread.task) continue;
       next = std::min(next, thread.wait > 0 ? thread.wait : thread.bytes / thread.rate);
     }
@@ -202,8 +273,10 @@ class Replay {
     };
     for (std::size_t i = 0; i < cores_.size(); ++i) {
       Core& core = cores_[i];
-      for (Context& context : core.contexts)
+      for (Context& context : core.contexts) {
+        context.sleeper.pass(seconds);
         if (context.queued) pass(context.submit);
+      }
       pass(core.gap);
       if (!core.runs) continue;
       result_.busy[i] += seconds;
@@ -215,6 +288,7 @@ class Replay {
       if (core.left <= kNothing) end_run(core);
     }
     for (Thread& thread : threads_) {
+      thread.sleeper.pass(seconds);
       if (!thread.task) continue;
       result_.host_seconds += seconds;
       if (thread.wait > 0) {
@@ -225,7 +299,7 @@ class Replay {
       }
       if (thread.bytes > kNothing) continue;
       const Task task = *thread.task;
-      thread = {};
+      thread.task.reset();
       schedule_.done(task);
     }
   }
@@ -242,7 +316,8 @@ class Replay {
       return;
     }
     const Task task = *context.task;
-    context = {};
+    context.task.reset();
+    ++calls_;
     schedule_.done(task);
   }
 
@@ -253,6 +328,7 @@ class Replay {
   Schedule schedule_;
   std::vector<Thread> threads_;
   std::vector<Core> cores_;
+  int calls_ = 0;  // of host threads, since they were woken last
   double now_ = 0;
   Replayed result_;
 };

@@ -5,6 +5,8 @@
 //
 //   host threads   each takes the most urgent task: so many bytes at a thread's rate, all threads
 //                  together at theirs, and the cache maintenance
+//   all threads    those of the cores, too, sleep when they find nothing to do, and are woken as
+//                  the executor wakes them, which takes each of them a while
 //   a core         two contexts: a run starts when it was submitted and the run before it is over
 //   memory         one budget for all: what runs and tasks want is shared evenly, so that nobody
 //                  gets more than he wants; the NPU's share has a limit of its own
