@@ -19,6 +19,7 @@ namespace {
 // second sleep follows. The longer a sleep, the later it ends, since the processor sleeps deeper:
 // 50 to 100 µs after 2 ms. So the last part of a long one is a sleep of its own.
 constexpr double kLeastLateness = 18'000;
+constexpr double kLongSleep = 1'000'000;
 constexpr double kLastSleep = 100'000;
 // Shorter debts wait for company.
 constexpr double kWorthSleeping = 50'000;
@@ -54,7 +55,7 @@ void sleep_once(double time) {
 }
 
 void sleep_until(double time) {
-  if (time - wall() > 2 * kLastSleep) sleep_once(time - kLastSleep);
+  if (time - wall() > kLongSleep) sleep_once(time - kLastSleep);
   sleep_once(time - kLeastLateness);
   while (wall() < time) sleep_once(time);
 }

@@ -22,7 +22,7 @@ Executor::Executor(std::shared_ptr<device::Runtime> runtime, const WindowLimits&
       shop_{*window_, work_, syncs_} {
   for (int core = 0; core < cores; ++core) cores_.push_back(std::make_unique<Core>());
   for (int core = 0; core < cores; ++core)  // now that none is added any more
-    for (int i = 0; i < kRunsInFlight; ++i)
+    for (int i = 0; i < kRunsInFlight + 1; ++i)
       cores_[std::size_t(core)]->threads.emplace_back([this, core] { serve(core); });
 }
 
@@ -218,6 +218,13 @@ bool Executor::work_once(Lock& lock, Wakes& wakes, Job* only) {
   return false;
 }
 
+namespace {
+
+/// Longer than it takes to wake another thread.
+bool takes_long_to_fetch(const Job& job) { return job.plan.sum_slot_bytes() > (64 << 10); }
+
+}  // namespace
+
 bool Executor::run_once(Lock& lock, Wakes& wakes, int core) {
   for (std::size_t i = 0; i < jobs_.size(); ++i) {
     const std::shared_ptr<Job> job = jobs_[i];
@@ -229,14 +236,15 @@ bool Executor::run_once(Lock& lock, Wakes& wakes, int core) {
     const auto lane = std::find_if(mine->lanes.begin(), mine->lanes.end(),
                                    [](const Lane& one) { return !one.busy; });
     if (lane == mine->lanes.end()) continue;
-    const auto task = job->schedule.take_run(int(mine - benches.begin()));
+    const int stream = int(mine - benches.begin());
+    const auto task = job->schedule.take_run(stream);
     if (!task) continue;
     lane->busy = true;
     std::rotate(jobs_.begin(), jobs_.begin() + std::ptrdiff_t(i) + 1, jobs_.end());
     ++job->in_flight;
     Core& here = *cores_[std::size_t(core)];
     if (here.running++ == 0) here.since = std::chrono::steady_clock::now();
-    if (job->schedule.can_run(int(mine - benches.begin()))) wakes.cores |= 1u << core;
+    if (job->schedule.can_run(stream)) wakes.cores |= 1u << core;
     lock.unlock();
     send(wakes);
     do_run(*job, *task, *lane);
@@ -245,6 +253,12 @@ bool Executor::run_once(Lock& lock, Wakes& wakes, int core) {
     if (--here.running == 0)
       work_.run_nanoseconds += std::uint64_t(
           std::chrono::nanoseconds(std::chrono::steady_clock::now() - here.since).count());
+    // Its place is free for the next run, which a thread of its own brings if this one is busy.
+    if (takes_long_to_fetch(*job) && job->schedule.can_run(stream)) wakes.cores |= 1u << core;
+    lock.unlock();
+    send(wakes);
+    do_fetch(*job, *task);
+    lock.lock();
     job->schedule.done(*task);
     job->progress += 1;
     if (!job->stop) wake_host(wakes, job);
@@ -318,6 +332,12 @@ void Executor::do_host_task(Job& job, const Task& task) {
         return unpack(job, task.stream, task.step, shop_);
     }
   });
+}
+
+void Executor::do_fetch(Job& job, const Task& task) {
+  if (job.stop) return;
+  safely(job, job.bench->cores[std::size_t(task.stream)].core,
+         [&] { fetch(job, task.stream, task.step, shop_); });
 }
 
 void Executor::do_run(Job& job, const Task& task, const Lane& lane) {

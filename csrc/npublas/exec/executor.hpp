@@ -1,9 +1,11 @@
 // # Executing plans
-// Two threads per NPU core, because a run blocks: one waits for its run while the other's is queued
-// behind it in the driver. Packing and unpacking is done by the callers themselves and by a few
-// threads that help them. All of them do what the jobs' schedules give out, under one mutex that is
-// held for moments; who finds nothing sleeps, and is woken when the mutex is free, because whoever
-// wakes to find it taken sleeps once more. Several callers share the cores, a task each in turn.
+// A few threads per NPU core, because a run blocks: one waits for its run while another's is queued
+// behind it in the driver, and a third fetches the sums of the run before, for which the CPU's
+// cache has to be cleared of them. Packing and unpacking is done by the callers themselves and by a
+// few threads that help them. All of them do what the jobs' schedules give out, under one mutex
+// that is held for moments; who finds nothing sleeps, and is woken when the mutex is free, because
+// whoever wakes to find it taken sleeps once more. Several callers share the cores, a task each in
+// turn.
 #pragma once
 
 #include <atomic>
@@ -68,7 +70,7 @@ class Executor {
   /// Who has something to do now, and is told so as soon as the mutex is free.
   struct Wakes {
     Wakes() { callers.reserve(4); }  // more never come together
-    std::uint32_t cores = 0;  // bits: a thread of each
+    std::uint32_t cores = 0;         // bits: a thread of each
     int helpers = 0;
     std::vector<std::shared_ptr<Job>> callers;
     bool any() const { return cores || helpers || !callers.empty(); }
@@ -96,6 +98,7 @@ class Executor {
   bool run_once(Lock& lock, Wakes& wakes, int core);
   void do_host_task(Job& job, const Task& task);
   void do_run(Job& job, const Task& task, const Lane& lane);
+  void do_fetch(Job& job, const Task& task);
   void wake_runners(Wakes& wakes, const Job& job);
   void wake_host(Wakes& wakes, const std::shared_ptr<Job>& job);
   void ended(Wakes& wakes, const std::shared_ptr<Job>& job);

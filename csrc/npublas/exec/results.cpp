@@ -28,8 +28,13 @@ class Unpacking {
         b_(job.bench->b[std::size_t(step.b_slot)]),
         waits_(has_to_wait()) {}
 
+  void fetch() {
+    shop_.syncs.from_device(job_, *sums_.main);
+    if (has_a_low() && sums_.a_low) shop_.syncs.from_device(job_, **sums_.a_low);
+    if (has_b_low()) shop_.syncs.from_device(job_, **sums_.b_low);
+  }
+
   void run() {
-    sync();
     if (plan_.method == Method::float32) note_losses();
     at_once_ = waits_ && step_.k == 0 && step_.last_k && is_certain();
     if (waits_ && !at_once_)
@@ -54,12 +59,6 @@ class Unpacking {
 
   bool has_a_low() const { return plan_.method == Method::float32 && !a_.low_zero; }
   bool has_b_low() const { return plan_.method == Method::float32 && !b_.low_zero; }
-
-  void sync() {
-    shop_.syncs.from_device(job_, *sums_.main);
-    if (has_a_low() && sums_.a_low) shop_.syncs.from_device(job_, **sums_.a_low);
-    if (has_b_low()) shop_.syncs.from_device(job_, **sums_.b_low);
-  }
 
   std::size_t sum_bytes() const {
     std::size_t bytes = sums_.main->size();
@@ -285,6 +284,10 @@ class Unpacking {
 };
 
 }  // namespace
+
+void fetch(Job& job, int stream, const Step& step, const Shop& shop) {
+  Unpacking(job, stream, step, shop).fetch();
+}
 
 void unpack(Job& job, int stream, const Step& step, const Shop& shop) {
   Unpacking(job, stream, step, shop).run();

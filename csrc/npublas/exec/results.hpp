@@ -8,8 +8,11 @@
 
 namespace npublas::exec {
 
-/// Unpacks the sums of the step; `stream` is its core's number within the bench. Steps of a stream
-/// one after the other. Ends the job if the result is none; throws Error.
+/// Makes the sums that the device wrote visible to the CPU, for `unpack`.
+void fetch(Job& job, int stream, const Step& step, const Shop& shop);
+
+/// Unpacks the sums of the step, which were fetched; `stream` is its core's number within the
+/// bench. Steps of a stream one after the other. Ends the job if the result is none; throws Error.
 void unpack(Job& job, int stream, const Step& step, const Shop& shop);
 
 }  // namespace npublas::exec

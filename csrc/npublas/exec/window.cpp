@@ -62,8 +62,10 @@ Window::Loan<device::Memory> Window::memory(std::size_t bytes) {
       std::size_t(round_up(std::int64_t(std::max<std::size_t>(bytes, 1)), std::int64_t(kPage)));
   const std::lock_guard lock(mutex_);
   // Of exactly this size: a larger one, lent out, would be missing where the plan has counted on
-  // it.
-  for (auto it = entries_.begin(); it != entries_.end(); ++it) {
+  // it. The one that was used longest ago: so a product that is repeated finds each of its buffers
+  // in the role that it had, and needs to bind fewer.
+  for (auto it = entries_.end(); it != entries_.begin();) {
+    --it;
     Entry& entry = **it;
     if (entry.memory && !entry.is_weight() && entry.loans == 0 && entry.bytes == size) {
       entry.loans = 1;
@@ -85,7 +87,8 @@ Window::Loan<device::Memory> Window::memory(std::size_t bytes) {
 Window::Loan<device::Context> Window::context(device::Type type, const device::ContextShape& shape,
                                               int core) {
   const std::lock_guard lock(mutex_);
-  for (auto it = entries_.begin(); it != entries_.end(); ++it) {
+  for (auto it = entries_.end(); it != entries_.begin();) {
+    --it;
     Entry& entry = **it;
     if (entry.context && entry.loans == 0 && entry.context->type() == type &&
         entry.context->core() == core && entry.context->shape() == shape) {

@@ -72,8 +72,8 @@ Estimate estimate(const Plan& p, const StepWork& step, bool b_is_packed, const R
   const double threads = std::max(rates.threads, 1);
   const double all =
       std::min(rates.pack_bytes_per_second * threads, rates.pack_bytes_per_second_all);
-  const double syncs =
-      a_tiles * step.a_sync_seconds + b_tiles * step.b_sync_seconds + steps * step.sum_sync_seconds;
+  // (Sums are fetched by the threads of the cores.)
+  const double syncs = a_tiles * step.a_sync_seconds + b_tiles * step.b_sync_seconds;
   // A stream's sums are unpacked in their order, by one thread at a time, which waits now and then.
   const double unpacking = std::min(rates.pack_bytes_per_second * std::max(0.7 * cores, 1.0), all);
   const double moving = e.packed_bytes / all + e.unpacked_bytes / unpacking;

@@ -80,6 +80,12 @@ struct Core {
   double rate = 0;
 };
 
+/// The sums of a run that is over, on their way to the CPU. Their context is free meanwhile.
+struct Fetching {
+  Task task;
+  double left;  // seconds
+};
+
 class Replay {
  public:
   Replay(const Plan& plan, const ReplayOptions& options, const Rates& rates)
@@ -208,7 +214,6 @@ class Replay {
       case Task::Kind::unpack:
         thread.bytes = work_.sum_bytes * rows * columns;
         if (step.last_k) thread.bytes += work_.out_bytes * rows * columns;
-        thread.wait = work_.sum_sync_seconds;
         result_.unpacked_bytes += thread.bytes;
         break;
     }
@@ -258,6 +263,7 @@ class Replay {
       }
       if (core.runs) next = std::min(next, core.wait > 0 ? core.wait : core.left / core.rate);
     }
+    for (const Fetching& one : fetching_) next = std::min(next, one.left);
     for (const Thread& thread : threads_) {
       if (thread.sleeper.is_waking()) next = std::min(next, thread.sleeper.left());
       if (!thread.task) continue;
@@ -271,6 +277,13 @@ class Replay {
     const auto pass = [seconds](double& left) {
       left = left > seconds * (1 + 1e-12) ? left - seconds : 0;
     };
+    for (Fetching& one : fetching_) pass(one.left);
+    std::erase_if(fetching_, [&](const Fetching& one) {
+      if (one.left > 0) return false;
+      ++calls_;
+      schedule_.done(one.task);
+      return true;
+    });
     for (std::size_t i = 0; i < cores_.size(); ++i) {
       Core& core = cores_[i];
       for (Context& context : core.contexts) {
@@ -315,10 +328,8 @@ class Replay {
       submit(core, index);
       return;
     }
-    const Task task = *context.task;
+    fetching_.push_back({*context.task, work_.sum_sync_seconds});
     context.task.reset();
-    ++calls_;
-    schedule_.done(task);
   }
 
   const Plan plan_;
@@ -328,6 +339,7 @@ class Replay {
   Schedule schedule_;
   std::vector<Thread> threads_;
   std::vector<Core> cores_;
+  std::vector<Fetching> fetching_;
   int calls_ = 0;  // of host threads, since they were woken last
   double now_ = 0;
   Replayed result_;
