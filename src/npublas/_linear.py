@@ -11,6 +11,7 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from npublas import _product, _rules
+from npublas._dtypes import name_of
 from npublas._matmul import ufunc as matmul
 from npublas._types import Activation, Device, Precision
 
@@ -104,7 +105,7 @@ def linear(
         _product.check_out(out, shape, np.result_type(x.dtype, np.float32))
     bias = _bias_for(bias, shape, np.dtype(np.float64))
     sums = np.asarray(matmul(x, w, precision=precision, device=device))
-    if sums.dtype.name not in _FLOATS:
+    if name_of(sums.dtype) not in _FLOATS:
         raise TypeError(f"linear() can't finish a product of {sums.dtype}")
     result = np.empty_like(sums)
     finish = _product.Finish(bias, activation or "none")
@@ -123,11 +124,11 @@ def _linear(
     device: Device | None,
 ) -> Any:
     a_limit = 127
-    if x.dtype.name == "int4":  # a byte each, in NumPy
+    if name_of(x.dtype) == "int4":  # a byte each, in NumPy
         x, a_limit = x.astype(np.int8), _INT4_LARGEST
-    if w.dtype.name == "int4":
+    if name_of(w.dtype) == "int4":
         w = w.astype(np.int8)
-    names = {x.dtype.name, w.dtype.name}
+    names = {name_of(x.dtype), name_of(w.dtype)}
     is_bytes = names <= {*_BYTES}
     dtype = _product.types_of(x.dtype, w.dtype).out
     if names == {"bfloat16"}:
@@ -136,7 +137,7 @@ def _linear(
         dtype = np.dtype(np.int32)
     # Only where it is another than matmul's: of bfloat16 and float32, NumPy knows no signature.
     wanted = dtype if is_bytes or names == {"bfloat16"} else None
-    if dtype.name in _FLOATS:
+    if name_of(dtype) in _FLOATS:
         return _product.multiply(
             x, w, dtype=wanted, out=out, precision=precision, device=device,
             bias=_bias_for(bias, shape, dtype), activation=activation,
@@ -200,11 +201,13 @@ def _bias_for(
             f"bias has the shape {array.shape}; the result has {columns} columns, so it must be "
             f"({columns},), or what broadcasts to that"
         )
-    target = np.dtype(np.float64) if dtype.name in _FLOATS else dtype
+    target = np.dtype(np.float64) if name_of(dtype) in _FLOATS else dtype
     if not np.can_cast(array.dtype, target, "same_kind"):
         raise TypeError(f"a bias of {array.dtype} can't be added to a result of {dtype}")
     flat = array.reshape(last).astype(target, copy=False)
-    return np.ascontiguousarray(np.broadcast_to(flat, (columns,)))
+    if flat.size != columns:
+        flat = np.broadcast_to(flat, (columns,))
+    return np.ascontiguousarray(flat)
 
 
 def gemm(
@@ -286,7 +289,7 @@ def gemm(
     given = None if c is None else _matrix("c", c)
     if given is not None and given.shape != shape:
         raise ValueError(f"c has the shape {given.shape}, and the result {shape}")
-    if a.dtype != b.dtype and "bfloat16" in (a.dtype.name, b.dtype.name):
+    if a.dtype != b.dtype and "bfloat16" in (name_of(a.dtype), name_of(b.dtype)):
         common = _promoted(a.dtype, b.dtype)  # of different ones NumPy knows no signature
         a, b = a.astype(common, copy=False), b.astype(common, copy=False)
     dtype = _promoted(a.dtype, b.dtype, *([] if given is None else [given.dtype]))
@@ -311,7 +314,7 @@ def gemm(
 
 def _promoted(*dtypes: np.dtype[Any]) -> np.dtype[Any]:
     """What floats promote to; NumPy has nothing for bfloat16 and float16."""
-    names = {dtype.name for dtype in dtypes}
+    names = {name_of(dtype) for dtype in dtypes}
     if names >= {"bfloat16", "float16"}:
         return np.dtype(np.float64 if "float64" in names else np.float32)
     return np.result_type(*dtypes)
@@ -340,7 +343,7 @@ def _matrix(name: str, operand: npt.ArrayLike) -> NDArray[Any]:
         raise TypeError(f"{name} is {array.dtype}; gemm() multiplies real matrices")
     if array.ndim > 2:
         raise ValueError(f"{name} has {array.ndim} axes; gemm() multiplies matrices")
-    if array.dtype.name not in _FLOATS or not array.dtype.isnative:
+    if name_of(array.dtype) not in _FLOATS or not array.dtype.isnative:
         native = array.dtype.newbyteorder("=")
-        array = array.astype(native if native.name in _FLOATS else np.float64)
+        array = array.astype(native if name_of(native) in _FLOATS else np.float64)
     return array if array.ndim == 2 else array.reshape(-1, 1)
