@@ -109,6 +109,18 @@ def test_a_repeated_product_allocates_nothing():
         assert after[name] == before[name]
 
 
+def test_a_repeated_product_of_one_run_binds_nothing_anew():
+    # Its surfaces have a page each, so that any could be mistaken for another.
+    npublas.set_config(cores=1)
+    a, b = operands(4, 64, 64)
+    with npublas.pack(b) as w:
+        multiply(a, w)
+        before = simulator.counters()["rknn_matmul_set_io_mem"]
+        for _ in range(3):
+            multiply(a, w)
+        assert simulator.counters()["rknn_matmul_set_io_mem"] == before
+
+
 def test_heights_of_one_bucket_share_a_context():
     npublas.set_config(cores=1)
     _, b = operands(4, 300, 150)
