@@ -79,12 +79,13 @@ void go_on_from(double time) {
   if (ahead < 0) waits = waits_so_far();
 }
 
-void charge(double cost) {
+/// `worth_sleeping`: debts up to that wait for company.
+void charge(double cost, double worth_sleeping = kWorthSleeping) {
   add(Counter::host_ns, std::int64_t(cost));
   const double now = wall();
   const double until = ideal(now) + cost;
   ahead = until - now;
-  if (ahead < kWorthSleeping) return;
+  if (ahead < worth_sleeping) return;
   sleep_until(until);
   go_on_from(until);
 }
@@ -114,8 +115,10 @@ void charge_sync(std::uint64_t bytes) {
   charge(rates.sync + double(bytes) / rates.sync_rate);
 }
 
+// A bind is followed by a run, which pays for it; sleeping here, a careful program would hold the
+// lock that keeps other threads from binding at the same time, for ten binds at once.
 void charge_bind() {
-  if (clock_is_on()) charge(current_rates().bind);
+  if (clock_is_on()) charge(current_rates().bind, kMostBehind);
 }
 
 void charge_create() {
