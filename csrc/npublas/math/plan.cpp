@@ -12,7 +12,7 @@ namespace {
 // the fewer rows stay on chip beside it; the shallower, the more sums cross the memory, which the
 // host reads, too. Of int4, as deep as sums of two parts by quantised weights are certain to fit
 // int16.
-constexpr std::int64_t kBestDepth[kElements] = {1536, 1024,
+constexpr std::int64_t kBestDepth[kElements] = {2048, 1024,
                                                 certified_depth(kInt4Max, kInt4WeightMax)};
 
 std::size_t pages(std::int64_t bytes) { return std::size_t(round_up(bytes, std::int64_t(kPage))); }
