@@ -9,7 +9,7 @@ namespace npublas {
 namespace {
 
 /// Of the shorter of what goes on side by side, so much isn't hidden: neither waits evenly.
-constexpr double kCoupling = 0.15;
+constexpr double kCoupling = 0.05;
 
 /// Steps of the core that gets most of them, the blocks being taken in turn: those of full row
 /// blocks first, then the lower ones.
@@ -90,9 +90,11 @@ Estimate estimate(const Plan& p, const StepWork& step, bool b_is_packed, const R
   // The caller begins alone, the other threads when they are awake.
   const double alone = first_tiles / rates.pack_bytes_per_second;
   const double begin = first_a + first_b > 1 ? handoff * (threads - 1) / threads : 0;
-  e.fill =
-      std::max(std::min(first_tiles / all + begin, alone), longest / rates.pack_bytes_per_second) +
-      step.a_sync_seconds + submission;
+  // Meanwhile the others pack what is needed later, and all get the same of the host's rate.
+  const double rate_of_one =
+      std::min(rates.pack_bytes_per_second, all / std::min(threads, a_tiles + b_tiles));
+  e.fill = std::max(std::min(first_tiles / all + begin, alone), longest / rate_of_one) +
+           step.a_sync_seconds + submission;
   // Where a step's sums lie can be written again when they were unpacked.
   const double of_one = unpacked * c_share / rates.pack_bytes_per_second + step.sum_sync_seconds;
   const double sums_free = (submission + step.device_seconds + handoff + of_one) / kSumSlots;
@@ -107,17 +109,22 @@ Estimate estimate(const Plan& p, const StepWork& step, bool b_is_packed, const R
   const double left = rates.dram_bytes_per_second - (e.packed_bytes + e.unpacked_bytes) / e.host;
   const double together = std::max(e.host - (e.fill - submission), 0.0);
   if (wanted > left) e.traffic = std::min(together, e.device * wanted / left) * (1 - left / wanted);
-  // All of B is packed while the first row block runs, and then nothing of it.
-  const double of_b = b_is_packed || b_times > 1 ? 0
-                                                 : e.host * b_tiles * step.b_bytes * b_share /
-                                                       (e.packed_bytes + e.unpacked_bytes);
-  const double device = e.device + e.traffic, first_share = 1 / row_blocks;
-  const double waves = std::max(panels / cores, 1.0);  // of panels: the last one's B comes last
-  const double first_block = of_b + first_share * std::max(device / waves, e.host - of_b);
-  const double others = std::max(device, e.host - of_b) * (1 - first_share);
-  e.seconds = rates.call_seconds + kCoupling * std::min(device, e.host) +
-              std::max({e.fill + device + e.drain, e.host + e.wait,
-                        (of_b > 0 ? submission : 0) + first_block + others + e.drain});
+  e.seconds = std::max(e.fill + e.device + e.traffic + e.drain, e.host + e.wait);
+  if (!b_is_packed && b_times <= 1) {
+    // All of B is packed while the first row block runs, and then nothing of it. When the B of the
+    // last panels is there, what the device has left of them is all but the first row of tiles.
+    const double device = e.device + e.traffic, first_share = 1 / row_blocks;
+    const double of_b =
+        e.host * b_tiles * step.b_bytes * b_share / (e.packed_bytes + e.unpacked_bytes);
+    const double waves = std::max(panels / cores, 1.0);  // of panels: the last one's B comes last
+    const double last_wave = first_share / waves;
+    const double before = of_b + (e.host - of_b) * (first_share - last_wave);
+    const double runs_left = device * last_wave * (1 - (depth_tiles - 1) / a_of_block);
+    const double last = std::max(runs_left + e.drain, (e.host - of_b) * last_wave + e.drain / 2);
+    const double others = std::max(device, e.host - of_b) * (1 - first_share);
+    e.seconds = std::max(e.seconds, submission + before + last + others);
+  }
+  e.seconds += rates.call_seconds + kCoupling * std::min(e.device + e.traffic, e.host);
   return e;
 }
 

@@ -1,9 +1,9 @@
 #include "npublas/math/replay.hpp"
 
 #include <algorithm>
-#include <deque>
 #include <limits>
 #include <optional>
+#include <span>
 #include <stdexcept>
 
 #include "npublas/math/schedule.hpp"
@@ -17,11 +17,26 @@ constexpr double kNever = std::numeric_limits<double>::infinity();
 constexpr double kNothing = 1e-3;
 
 /// Gives everybody what he wants, or the same share of `total` to all who want more than that.
-void share(std::vector<double*>& wants, double total) {
-  std::sort(wants.begin(), wants.end(), [](const double* a, const double* b) { return *a < *b; });
-  for (std::size_t i = 0; i < wants.size(); ++i) {
-    *wants[i] = std::min(*wants[i], total / double(wants.size() - i));
-    total -= *wants[i];
+void share(std::span<double*> wants, double total) {
+  double wanted = 0;
+  for (const double* one : wants) wanted += *one;
+  if (wanted <= total) return;
+  for (double most = total / double(wants.size());;) {  // rises to the share
+    double left = total;
+    int more = 0;
+    for (const double* one : wants) {
+      if (*one > most)
+        ++more;
+      else
+        left -= *one;
+    }
+    const double share = left / std::max(more, 1);
+    if (more > 0 && share > most * (1 + 1e-12)) {
+      most = share;
+      continue;
+    }
+    for (double* one : wants) *one = std::min(*one, most);
+    return;
   }
 }
 
@@ -38,10 +53,13 @@ class Sleeper {
     left_ = seconds;
     state_ = seconds > 0 ? State::waking : State::awake;
   }
-  void pass(double seconds) {
-    if (!is_waking()) return;
+  /// True if it has just woken up.
+  bool pass(double seconds) {
+    if (!is_waking()) return false;
     left_ -= seconds;
-    if (left_ <= seconds * 1e-12) state_ = State::awake;
+    if (left_ > seconds * 1e-12) return false;
+    state_ = State::awake;
+    return true;
   }
 
  private:
@@ -71,12 +89,13 @@ struct Context {
 
 struct Core {
   Context contexts[kRunsInFlight];
-  std::deque<int> queue;  // contexts, in the order in which they submitted
-  bool runs = false;      // the first in the queue
-  double gap = 0;         // seconds until the next may start
-  double wait = 0;        // seconds of the run in which it doesn't stream
-  double left = 0;        // of its share of the memory, in bytes
-  double wants = 0;       // bytes a second
+  int queue[kRunsInFlight];  // contexts, in the order in which they submitted
+  int queued = 0;
+  bool runs = false;  // the first in the queue
+  double gap = 0;     // seconds until the next may start
+  double wait = 0;    // seconds of the run in which it doesn't stream
+  double left = 0;    // of its share of the memory, in bytes
+  double wants = 0;   // bytes a second
   double rate = 0;
 };
 
@@ -102,7 +121,7 @@ class Replay {
 
   Replayed run() {
     while (!schedule_.finished()) {
-      give_out();
+      if (news_) give_out();
       set_rates();
       const double step = next_event();
       if (step == kNever) throw std::logic_error("the schedule came to a halt");
@@ -117,6 +136,7 @@ class Replay {
   /// Who is awake takes what there is; who finds nothing sleeps. As in the executor, who takes a
   /// task has one more thread woken if there is more to do, and so has the end of each run.
   void give_out() {
+    news_ = false;
     do {
       while (take_all()) continue;
     } while (sleep_and_wake());
@@ -181,7 +201,7 @@ class Replay {
     Context& context = core.contexts[index];
     context.submit = rates_.submit_seconds + 3 * rates_.bind_seconds;
     context.queued = true;
-    core.queue.push_back(index);
+    core.queue[core.queued++] = index;
     ++result_.runs;
   }
 
@@ -220,14 +240,14 @@ class Replay {
   }
 
   const RunWork& run_of(const Core& core) const {
-    return work_.run[core.contexts[core.queue.front()].run];
+    return work_.run[core.contexts[core.queue[0]].run];
   }
 
   /// Starts what can start, and shares the memory among all that use it now.
   void set_rates() {
     for (Core& core : cores_) {
-      if (core.runs || core.queue.empty() || core.gap > 0) continue;
-      if (core.contexts[core.queue.front()].submit > 0) continue;
+      if (core.runs || core.queued == 0 || core.gap > 0) continue;
+      if (core.contexts[core.queue[0]].submit > 0) continue;
       const RunWork& work = run_of(core);
       core.runs = true;
       core.wait = work.gaps;
@@ -235,22 +255,21 @@ class Replay {
       core.wants = work.share / work.alone;
       result_.streamed_bytes += work.bytes;
     }
-    std::vector<double*> npu, all, host;
+    wants_.clear();
     for (Core& core : cores_) {
       if (!core.runs || core.wait > 0) continue;
       core.rate = core.wants;
-      npu.push_back(&core.rate);
+      wants_.push_back(&core.rate);
     }
-    share(npu, rates_.memory_bytes_per_second);
+    const std::size_t of_npu = wants_.size();
+    share(wants_, rates_.memory_bytes_per_second);
     for (Thread& thread : threads_) {
       if (!thread.task || thread.wait > 0) continue;
       thread.rate = rates_.pack_bytes_per_second;
-      host.push_back(&thread.rate);
+      wants_.push_back(&thread.rate);
     }
-    share(host, rates_.pack_bytes_per_second_all);
-    all = npu;
-    all.insert(all.end(), host.begin(), host.end());
-    share(all, rates_.dram_bytes_per_second);
+    share(std::span(wants_).subspan(of_npu), rates_.pack_bytes_per_second_all);
+    share(wants_, rates_.dram_bytes_per_second);
   }
 
   double next_event() const {
@@ -281,13 +300,13 @@ class Replay {
     std::erase_if(fetching_, [&](const Fetching& one) {
       if (one.left > 0) return false;
       ++calls_;
-      schedule_.done(one.task);
+      done(one.task);
       return true;
     });
     for (std::size_t i = 0; i < cores_.size(); ++i) {
       Core& core = cores_[i];
       for (Context& context : core.contexts) {
-        context.sleeper.pass(seconds);
+        news_ |= context.sleeper.pass(seconds);
         if (context.queued) pass(context.submit);
       }
       pass(core.gap);
@@ -301,7 +320,7 @@ class Replay {
       if (core.left <= kNothing) end_run(core);
     }
     for (Thread& thread : threads_) {
-      thread.sleeper.pass(seconds);
+      news_ |= thread.sleeper.pass(seconds);
       if (!thread.task) continue;
       result_.host_seconds += seconds;
       if (thread.wait > 0) {
@@ -313,15 +332,16 @@ class Replay {
       if (thread.bytes > kNothing) continue;
       const Task task = *thread.task;
       thread.task.reset();
-      schedule_.done(task);
+      done(task);
     }
   }
 
   void end_run(Core& core) {
     core.runs = false;
     core.gap = rates_.queued_seconds;
-    const int index = core.queue.front();
-    core.queue.pop_front();
+    const int index = core.queue[0];
+    std::copy(core.queue + 1, core.queue + core.queued, core.queue);
+    --core.queued;
     Context& context = core.contexts[index];
     context.queued = false;
     if (++context.run < work_.runs) {
@@ -330,6 +350,12 @@ class Replay {
     }
     fetching_.push_back({*context.task, work_.sum_sync_seconds});
     context.task.reset();
+    news_ = true;
+  }
+
+  void done(const Task& task) {
+    schedule_.done(task);
+    news_ = true;
   }
 
   const Plan plan_;
@@ -340,7 +366,9 @@ class Replay {
   std::vector<Thread> threads_;
   std::vector<Core> cores_;
   std::vector<Fetching> fetching_;
-  int calls_ = 0;  // of host threads, since they were woken last
+  std::vector<double*> wants_;  // bytes a second, of whoever uses the memory now
+  bool news_ = true;  // something was done, or somebody woke up: there may be something to give out
+  int calls_ = 0;     // of host threads, since they were woken last
   double now_ = 0;
   Replayed result_;
 };

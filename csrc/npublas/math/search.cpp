@@ -7,11 +7,13 @@
 #include "npublas/base/integers.hpp"
 #include "npublas/base/on_chip.hpp"
 #include "npublas/math/cutting.hpp"
+#include "npublas/math/replay.hpp"
 
 namespace npublas {
 namespace {
 
 constexpr std::int64_t kNarrowest = 64;        // splitting N below this costs more than it spreads
+constexpr std::int64_t kLow = 256;             // rows: product
 constexpr std::int64_t kWidest = 2048;         // longer rows of C are written slowly
 constexpr std::int64_t kDeepestNormal = 8192;  // beyond, B is streamed for every row
 // Steps of a core that hold their tiles at a time: those that run, are ready, and are unpacked.
@@ -20,6 +22,14 @@ constexpr std::int64_t kStepsAhead = 8;
 // A width is tried with so many heights, and with all others if that is so near the best.
 constexpr std::ptrdiff_t kFirstHeights = 3;
 constexpr double kNear = 1.03;
+
+// Of plans with few runs, where beginning and end count for much, the estimate is up to a fifth
+// off. The best of them are replayed, and the fastest is taken: so many plans at most, with so many
+// runs and tiles of B together, which take about half a microsecond each, and none that was
+// estimated to take so much longer than the best.
+constexpr int kReplayed = 6;
+constexpr std::int64_t kMostReplayed = 44;
+constexpr double kWorthReplaying = 1.25;
 
 /// A few different values, in the order in which they came.
 template <int kMost>
@@ -36,7 +46,7 @@ class Choices {
   std::array<std::int64_t, std::size_t(kMost)> values_{};
   int size_ = 0;
 };
-constexpr int kMostWidths = 10;
+constexpr int kMostWidths = 12;
 using Widths = Choices<kMostWidths>;
 using Heights = Choices<20>;
 
@@ -74,12 +84,15 @@ Widths widths_of(const PlanQuery& query, const PlanLimits& limits) {
     if (width <= most && (width >= kNarrowest || parts == 1)) widths.add(width);
   };
   split(cores);
-  for (const std::int64_t width : {1024, 704, 512, 256}) {
+  // Below few rows, panels are what is packed beside others that run.
+  const bool low = query.shape.m <= kLow;
+  for (const std::int64_t width : {1024, 704, 512, 256, 128, 96}) {
+    if (low ? width > 512 : width < 256) continue;
     const std::int64_t parts = ceil_div(n, width);
     split(parts);
     split(round_up(parts, cores));
   }
-  split(1);
+  if (!low) split(1);
   return widths;
 }
 
@@ -221,6 +234,52 @@ void for_each_candidate(const PlanQuery& query, const PlanLimits& limits, const 
   }
 }
 
+/// The best few different plans, the best first.
+class Finalists {
+ public:
+  void add(const Plan& plan, double seconds) {
+    if (size_ == kReplayed && seconds >= plans_[kReplayed - 1].seconds) return;
+    int at = size_;
+    while (at > 0 && seconds < plans_[at - 1].seconds) --at;
+    for (int i = 0; i < size_; ++i)
+      if (plans_[i].seconds == seconds && plans_[i].plan == plan) return;
+    size_ = std::min(size_ + 1, kReplayed);
+    for (int i = size_ - 1; i > at; --i) plans_[i] = plans_[i - 1];
+    plans_[at] = {plan, seconds};
+  }
+
+  bool empty() const { return size_ == 0; }
+
+  const Plan& winner(const ReplayOptions& options, const Rates& rates) const {
+    const auto effort = [&](const Plan& plan) {
+      return plan.runs() +
+             (options.b_is_packed ? 0 : plan.shape.batch * plan.panels() * plan.depth_tiles());
+    };
+    int replayed = 0;
+    for (std::int64_t left = kMostReplayed; replayed < size_; ++replayed) {
+      left -= effort(plans_[replayed].plan);
+      if (left < 0 || plans_[replayed].seconds > kWorthReplaying * plans_[0].seconds) break;
+    }
+    int best = 0;
+    double least = 0;
+    for (int i = 0; i < replayed && replayed > 1; ++i) {
+      const double seconds = replay(plans_[i].plan, options, rates).seconds;
+      if (i > 0 && seconds >= least) continue;
+      least = seconds;
+      best = i;
+    }
+    return plans_[best].plan;
+  }
+
+ private:
+  struct Finalist {
+    Plan plan;
+    double seconds;
+  };
+  Finalist plans_[kReplayed];
+  int size_ = 0;
+};
+
 /// Where nothing of the above fits: smaller tiles, then fewer cores.
 std::optional<Plan> smallest(const PlanQuery& query, const PlanLimits& limits) {
   const std::int64_t step = column_step(element_of(query)), depth = depth_for(query, limits);
@@ -283,14 +342,12 @@ std::optional<Plan> plan_of_tiles(const PlanQuery& query, const PlanLimits& limi
 }
 
 std::optional<Plan> plan(const PlanQuery& query, const PlanLimits& limits, const Rates& rates) {
-  std::optional<Plan> best;
-  double least = 0;
+  Finalists finalists;
   for_each_candidate(query, limits, rates, [&](const Plan& found, const Estimate& estimated) {
-    if (best && estimated.seconds >= least) return;
-    best = found;
-    least = estimated.seconds;
+    finalists.add(found, estimated.seconds);
   });
-  return best ? best : smallest(query, limits);
+  if (finalists.empty()) return smallest(query, limits);
+  return finalists.winner({.b_is_packed = query.packed.has_value(), .bytes = query.bytes}, rates);
 }
 
 std::vector<Candidate> candidates(const PlanQuery& query, const PlanLimits& limits,
@@ -305,6 +362,14 @@ std::vector<Candidate> candidates(const PlanQuery& query, const PlanLimits& limi
   std::stable_sort(found.begin(), found.end(), [](const Candidate& a, const Candidate& b) {
     return a.estimate.seconds < b.estimate.seconds;
   });
+  // Several numbers of row blocks may come to the same plan.
+  found.erase(std::unique(found.begin(), found.end(),
+                          [](const Candidate& a, const Candidate& b) { return a.plan == b.plan; }),
+              found.end());
+  const auto chosen = plan(query, limits, rates);
+  const auto first = std::find_if(found.begin(), found.end(),
+                                  [&](const Candidate& one) { return one.plan == chosen; });
+  if (first != found.end()) std::rotate(found.begin(), first, first + 1);
   if (found.size() > count) found.resize(count);
   return found;
 }

@@ -9,6 +9,9 @@
 //                                     and M in equal parts of no more
 //         for each number of row blocks: each a tile high, or few; slots for all that is packed
 //                                        once, or what the window has room for
+//
+// The cost model knows the middle of a product better than its two ends. So of plans with few runs
+// the best few are replayed (replay.hpp), and that decides.
 #pragma once
 
 #include <vector>
@@ -23,8 +26,8 @@ struct Candidate {
   Estimate estimate;
 };
 
-/// The best plan of each (layout, width, height) that is legal and fits, the fastest first; at most
-/// `count`. Empty if not even one tile fits.
+/// The plan that is chosen, and the best one of each other (layout, width, height) that is legal and
+/// fits, the fastest by its estimate first; at most `count`. Empty if not even one tile fits.
 std::vector<Candidate> candidates(const PlanQuery& query, const PlanLimits& limits,
                                   const Rates& rates, std::size_t count);
 
