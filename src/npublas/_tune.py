@@ -452,7 +452,10 @@ class _Tuner:
         with b, _config.config_context(device="npu", on_fallback="error", precision="float16"):
             seconds = self._median_of(lambda: matmul(a, b))
             streamed = b.nbytes / self._so_far()["core_bytes_per_second"]
-        self.records.append(Call(seconds, self._so_far()["submit_seconds"] + streamed))
+        rates = self._so_far()
+        # Its thread is woken for the run, and the caller when that is over.
+        waking = 2 * rates["handoff_seconds"]
+        self.records.append(Call(seconds, rates["submit_seconds"] + waking + streamed))
 
     def _so_far(self) -> dict[str, Any]:
         return {**self.rates, **_rates.fit(self.records, self.rates), "slack": 1.0}
