@@ -169,6 +169,16 @@ def test_candidates_are_the_plan_and_the_others_with_the_fastest_first(m):
     assert plans[0]["tile"] == plan["tile"] and plans[0]["block"] == plan["block"]
 
 
+@pytest.mark.parametrize("method", ["integers", "float16", "float32"])
+def test_heights_that_share_their_contexts_have_the_same_tiles(method):
+    for most in (48, 144, 512):
+        tiles = set()
+        for m in range(most - 15, most + 1):
+            plan = _core.plan(1, m, 300, 150, method)
+            tiles.add((plan["layout"], plan["tile"]))
+        assert len(tiles) == 1
+
+
 def test_of_plans_with_few_runs_the_one_with_the_shortest_replay_is_chosen():
     product = {"batch": 1, "m": 128, "k": 1024, "n": 1024, "method": "float16"}
     product["packed"] = (1024, 512)

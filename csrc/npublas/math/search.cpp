@@ -30,6 +30,7 @@ constexpr double kNear = 1.03;
 constexpr int kReplayed = 6;
 constexpr std::int64_t kMostReplayed = 44;
 constexpr double kWorthReplaying = 1.25;
+constexpr std::int64_t kFewRows = 512;  // heights up to here are in buckets of 16
 
 /// A few different values, in the order in which they came.
 template <int kMost>
@@ -342,12 +343,19 @@ std::optional<Plan> plan_of_tiles(const PlanQuery& query, const PlanLimits& limi
 }
 
 std::optional<Plan> plan(const PlanQuery& query, const PlanLimits& limits, const Rates& rates) {
+  // The same for all heights that share their contexts, lest one of them needs contexts of its own.
+  PlanQuery searched = query;
+  if (query.shape.m <= kFewRows) searched.shape.m = round_rows(query.shape.m);
   Finalists finalists;
-  for_each_candidate(query, limits, rates, [&](const Plan& found, const Estimate& estimated) {
+  for_each_candidate(searched, limits, rates, [&](const Plan& found, const Estimate& estimated) {
     finalists.add(found, estimated.seconds);
   });
   if (finalists.empty()) return smallest(query, limits);
-  return finalists.winner({.b_is_packed = query.packed.has_value(), .bytes = query.bytes}, rates);
+  const Plan& best =
+      finalists.winner({.b_is_packed = query.packed.has_value(), .bytes = query.bytes}, rates);
+  return plan_of_tiles(query, limits,
+                       {best.layout, best.tile_rows, best.tile_depth, best.tile_columns,
+                        ceil_div(best.shape.m, best.block_rows), limits.cores});
 }
 
 std::vector<Candidate> candidates(const PlanQuery& query, const PlanLimits& limits,
@@ -369,7 +377,11 @@ std::vector<Candidate> candidates(const PlanQuery& query, const PlanLimits& limi
   const auto chosen = plan(query, limits, rates);
   const auto first = std::find_if(found.begin(), found.end(),
                                   [&](const Candidate& one) { return one.plan == chosen; });
-  if (first != found.end()) std::rotate(found.begin(), first, first + 1);
+  if (first != found.end())
+    std::rotate(found.begin(), first, first + 1);
+  else if (chosen)
+    found.insert(found.begin(),
+                 {*chosen, estimate(*chosen, query.packed.has_value(), query.bytes, rates)});
   if (found.size() > count) found.resize(count);
   return found;
 }
