@@ -101,6 +101,8 @@ void Executor::admit(Lock& lock, const std::shared_ptr<Job>& job, int first_core
   try {
     bench = std::make_unique<Bench>(job->plan, job->request.weights != nullptr, *window_,
                                     first_core, cores(), &core);
+    const std::int64_t at_once = job->plan.cores + job->threads;
+    syncs_.prepare(*job, int(std::min(at_once, job->plan.steps())));
   } catch (...) {
     failed_core_ = core;
     lock.lock();

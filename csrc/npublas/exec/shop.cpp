@@ -1,6 +1,8 @@
 #include "npublas/exec/shop.hpp"
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "npublas/exec/bench.hpp"
 
@@ -9,14 +11,31 @@ namespace npublas::exec {
 Syncs::Syncs(std::shared_ptr<device::Runtime> runtime, Window& window)
     : runtime_(std::move(runtime)), window_(window) {}
 
+namespace {
+
+constexpr device::ContextShape kSmallest{1, 32, 64};
+
+}  // namespace
+
 template <typename Sync>
 void Syncs::with_context(const Job& job, std::size_t bytes, Sync sync) {
   if (runtime_->call().mem_sync == nullptr) return;  // binding syncs
   free_.acquire();
   const std::shared_ptr<void> release(nullptr, [this](void*) { free_.release(); });
-  const auto context = window_.context(type_of(job.plan.element), {1, 32, 64}, 0);
+  const auto context = window_.context(type_of(job.plan.element), kSmallest, 0);
   const trace::Span span(trace::Act::sync, trace::here, job.product, bytes);
   sync(&*context);
+}
+
+void Syncs::prepare(const Job& job, int threads) {
+  std::atomic<int>& prepared = prepared_[std::size_t(job.plan.element)];
+  threads = std::min(threads, kAtOnce);
+  if (prepared.load(std::memory_order_relaxed) >= threads || runtime_->call().mem_sync == nullptr)
+    return;
+  std::vector<ContextLoan> all;
+  for (; threads > 0; --threads)
+    all.push_back(window_.context(type_of(job.plan.element), kSmallest, 0));
+  prepared.store(int(all.size()), std::memory_order_relaxed);
 }
 
 void Syncs::to_device(const Job& job, device::Memory& memory) {

@@ -2,6 +2,8 @@
 // What the threads share, whatever job they work on.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <semaphore>
@@ -19,6 +21,8 @@ class Syncs {
   Syncs(std::shared_ptr<device::Runtime> runtime, Window& window);
   void to_device(const Job& job, device::Memory& memory);
   void from_device(const Job& job, device::Memory& memory);
+  /// Makes the contexts that so many threads need at a time, so that none is made while cores wait.
+  void prepare(const Job& job, int threads);
   /// The contexts that are alive because of it at most; the plans' room is without them.
   static constexpr int kAtOnce = 6;
 
@@ -29,6 +33,7 @@ class Syncs {
   std::shared_ptr<device::Runtime> runtime_;
   Window& window_;
   std::counting_semaphore<kAtOnce> free_{kAtOnce};
+  std::array<std::atomic<int>, kElements> prepared_{};
 };
 
 struct Shop {
