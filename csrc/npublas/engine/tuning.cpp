@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "npublas/engine/backoff.hpp"
 #include "npublas/engine/correction.hpp"
 
 namespace npublas {
@@ -63,10 +64,6 @@ const int at_fork = ::pthread_atfork(nullptr, nullptr, [] {
   news_waiting = false;
   under_way = 0;  // what was is the parent's
 });
-
-std::int64_t nanoseconds_now() {
-  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 int index_of(const ProductClass& products) {
   return ((int(products.method) * 2 + products.packed) * 2 + products.narrow) * kSizes +
