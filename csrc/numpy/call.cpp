@@ -1,14 +1,15 @@
 #include "call.hpp"
 
-#include <atomic>
-
 #include "gil.hpp"
 
 namespace npublas {
+
+constinit thread_local Call this_call;
+std::atomic<Settings> default_settings{Settings{}};
+std::atomic<bool> overrides_watched{false};
+
 namespace {
 
-std::atomic<int> default_settings{0};
-std::atomic<bool> overrides_watched{false};
 PyObject* override_variable = nullptr;  // made at import, never freed
 
 int apply(int settings, int override) {
@@ -64,13 +65,8 @@ int pack(const Settings& settings) {
          int(settings.threads) << kThreadsShift;
 }
 
-Call& this_call() {
-  thread_local Call call;
-  return call;
-}
-
-bool read_settings(int override, Settings* settings) {
-  int packed = default_settings.load(std::memory_order_relaxed);
+bool read_settings_under(int override, Settings* settings) {
+  int packed = pack(default_settings.load(std::memory_order_relaxed));
   if (overrides_watched.load(std::memory_order_relaxed)) {
     const int here = context_override();
     if (here == -1 && PyErr_Occurred()) return false;
@@ -104,7 +100,7 @@ ContextOverride::~ContextOverride() {
 }
 
 void set_default_settings(int settings) {
-  default_settings.store(settings & kSettingsMask, std::memory_order_relaxed);
+  default_settings.store(unpack(settings), std::memory_order_relaxed);
 }
 
 void watch_overrides() { overrides_watched.store(true, std::memory_order_relaxed); }

@@ -8,6 +8,7 @@
 // override is `mask << 8 | values`: the mask has the bits that it says something about.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "npublas/engine/product.hpp"
@@ -35,11 +36,25 @@ struct Call {
 };
 
 /// The call that this thread is in. NumPy runs the loops of a call on the caller's thread.
-Call& this_call();
+extern constinit thread_local Call this_call;
+
+// The process's own settings, and whether anybody ever had something to say in the context
+// variable.
+static_assert(std::atomic<Settings>::is_always_lock_free);
+extern std::atomic<Settings> default_settings;
+extern std::atomic<bool> overrides_watched;
+
+/// The same as `read_settings` where there are overrides.
+bool read_settings_under(int override, Settings* settings);
 
 /// The settings that hold here and now, changed by `override`. Needs the interpreter's lock. If
-/// Python fails it leaves the exception set and returns false.
-bool read_settings(int override, Settings* settings);
+/// Python fails it leaves the exception set and returns false. Inline: it is done on every call.
+inline bool read_settings(int override, Settings* settings) {
+  if (override != 0 || overrides_watched.load(std::memory_order_relaxed))
+    return read_settings_under(override, settings);
+  *settings = default_settings.load(std::memory_order_relaxed);
+  return true;
+}
 /// The same for a loop that runs outside a call of ours, with or without the lock.
 bool read_settings_in_loop(Settings* settings);
 

@@ -284,7 +284,6 @@ bool worth_blocks(const Loop& loop, const Shape& shape) {
   // few results use each converted value too seldom.
   const double work = double(shape.m) * double(shape.k) * double(shape.n);
   if (loop.a == DType::float16 || loop.a == DType::bfloat16) return work >= 512;
-  if (loop.a != DType::int8 && loop.a != DType::uint8) return false;
   return work >= 4096 && shape.k >= 8 && shape.m * shape.n >= 8;
 }
 

@@ -35,7 +35,12 @@ struct Loop {
   NumpyLoop numpy = {};
 };
 
-/// True if blocks of float32 are faster than a plain loop, and can be used at all.
+/// True if blocks of float32 can be used.
+inline bool has_blocks(const Loop& loop) {
+  return loop.a == DType::int8 || loop.a == DType::uint8 || loop.a == DType::float16 ||
+         loop.a == DType::bfloat16;
+}
+/// True if they are faster than a plain loop.
 bool worth_blocks(const Loop& loop, const Shape& shape);
 
 /// C = A·B for int8 and uint8 (to themselves, int16 or int32), float16 and bfloat16. Leaves the

@@ -92,7 +92,7 @@ PyObject* call_numpy(int override, PyObject* self, PyObject* const* args, std::s
     if (result != Py_NotImplemented) return result;
     Py_DECREF(result);
   }
-  Call& call = this_call();
+  Call& call = this_call;
   const Call outer = call;
   call = {.settings = settings, .known = true};
   PyObject* const result = numpys_call(self, args, count, names);
@@ -203,7 +203,7 @@ void copy_rules(const PyUFuncObject& numpy, PyUFuncObject* ours) {
 }  // namespace
 
 PyObject* call_on_cpu(PyObject* matmul, PyObject* const* args, Py_ssize_t count, PyObject* names) {
-  Call& call = this_call();
+  Call& call = this_call;
   const Call outer = call;
   call = {.settings = {.device = Device::cpu}, .known = true, .uncounted = true};
   PyObject* const result = numpys_call(matmul, args, std::size_t(count), names);

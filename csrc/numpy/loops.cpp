@@ -58,7 +58,8 @@ std::uint64_t bytes_of(const Loop& loop, const Shape& shape) {
 
 void compute_on_cpu(const Loop& loop, const Shape& shape, const Arguments& at) {
   const GilReleased released(is_worth_releasing(loop, shape));
-  if (worth_blocks(loop, shape) && multiply_in_blocks(product_of(loop, at), float32_loop)) {
+  if (has_blocks(loop) && worth_blocks(loop, shape) &&
+      multiply_in_blocks(product_of(loop, at), float32_loop)) {
     return;
   }
   if (!loop.numpy.function) return multiply_plainly(product_of(loop, at));
@@ -149,9 +150,24 @@ bool run_with_reports(const Loop& loop, const Arguments& at, const Settings& set
   return !is_verbose() || report_product(loop.a, product.shape, attempt.reason, attempt.seconds);
 }
 
+/// Decides, multiplies and counts what is not the CPU's by its shape alone; false if an exception
+/// is set.
+bool run_at_length(const Loop& loop, const Arguments& at, const Settings& settings, Call& call) {
+  const Shape shape = shape_of(at);
+  const Decision decision = decide(settings, loop.a, loop.b, loop.out, shape);
+  if (!decision.on_npu && !decision.fallback && !is_verbose()) {
+    multiply_on_cpu(loop, shape, at);
+    count(loop.a, shape, decision.reason, false, 0);
+    return true;
+  }
+  const bool done = run_with_reports(loop, at, settings, decision, call);
+  if (call.known) call.failed = !done;
+  return done;
+}
+
 /// Decides, multiplies and counts; false if an exception is set.
 bool run(const Loop& loop, const Arguments& at) {
-  Call& call = this_call();
+  const Call call = this_call;
   if (call.failed) return false;
   Settings settings = call.settings;
   if (!call.known && !read_settings_in_loop(&settings)) return false;
@@ -162,15 +178,13 @@ bool run(const Loop& loop, const Arguments& at) {
     return true;
   }
   trace::begin_product();
-  const Decision decision = decide(settings, loop.a, loop.b, loop.out, shape);
-  if (!decision.on_npu && !decision.fallback && !is_verbose()) {
-    multiply_on_cpu(loop, shape, at);
-    count(loop.a, shape, decision.reason, false, 0);
-    return true;
-  }
-  const bool done = run_with_reports(loop, at, settings, decision, call);
-  if (call.known) call.failed = !done;
-  return done;
+  const bool has_method = method_of(loop.a, loop.b, settings.precision).has_value();
+  const Reason reason = reason_at_once(settings, loop.a, shape, has_method);
+  if (reason == Reason::npu || settings.device == Device::npu || is_verbose()) [[unlikely]]
+    return run_at_length(loop, at, settings, this_call);
+  multiply_on_cpu(loop, shape, at);
+  count(loop.a, shape, reason, false, 0);
+  return true;
 }
 
 }  // namespace

@@ -1,12 +1,13 @@
 #include "report.hpp"
 
-#include <atomic>
-
 #include "flags.hpp"
 #include "gil.hpp"
 #include "npublas/engine/engine.hpp"
 
 namespace npublas {
+
+std::atomic<bool> verbose{false};
+
 namespace {
 
 // Guarded by the interpreter's lock.
@@ -15,8 +16,6 @@ PyObject* fallback_hook = nullptr;
 PyObject* product_hook = nullptr;
 PyObject* cached_hook = nullptr;
 PyObject* news_hook = nullptr;
-
-std::atomic<bool> verbose{false};
 
 void assign(PyObject*& hook, PyObject* function) {
   PyObject* const old = hook;
@@ -58,7 +57,6 @@ void set_hooks(PyObject* open_engine, PyObject* fallback, PyObject* product, PyO
 }
 
 void set_verbose(bool on) { verbose.store(on, std::memory_order_relaxed); }
-bool is_verbose() { return verbose.load(std::memory_order_relaxed); }
 
 bool open_engine() {
   const FlagsKept flags;

@@ -4,6 +4,7 @@
 // set if Python raised one.
 #pragma once
 
+#include <atomic>
 #include <string>
 
 #include "npublas/engine/product.hpp"
@@ -15,8 +16,9 @@ namespace npublas {
 void set_hooks(PyObject* open_engine, PyObject* fallback, PyObject* product, PyObject* cached,
                PyObject* news);
 /// A line per product, or not.
-void set_verbose(bool verbose);
-bool is_verbose();
+void set_verbose(bool on);
+extern std::atomic<bool> verbose;
+inline bool is_verbose() { return verbose.load(std::memory_order_relaxed); }
 
 bool open_engine();
 /// Raises NpuUnavailableError with the engine's words. Always returns false.

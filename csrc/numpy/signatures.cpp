@@ -1,12 +1,11 @@
 #include "signatures.hpp"
 
-#include <algorithm>
-#include <atomic>
-#include <initializer_list>
-
 #include "loops.hpp"
 
 namespace npublas {
+
+std::atomic<int> bfloat16_type{-1};
+
 namespace {
 
 using TypeResolver = int (*)(PyUFuncObject*, NPY_CASTING, PyArrayObject**, PyObject*,
@@ -14,7 +13,6 @@ using TypeResolver = int (*)(PyUFuncObject*, NPY_CASTING, PyArrayObject**, PyObj
 
 PyUFuncObject* numpys = nullptr;  // np.matmul
 bool integers_are_added = false;
-std::atomic<int> bfloat16{-1};  // its type number, once the ufunc knows it
 
 template <DType A, DType B, DType Out>
 int run_signature(PyArrayMethod_Context*, char* const* args, const npy_intp* dims,
@@ -58,7 +56,7 @@ int resolve_types(PyUFuncObject* matmul, NPY_CASTING casting, PyArrayObject** op
                   PyObject* signature, PyArray_Descr** types) {
   if (!signature) {
     const int a = PyArray_TYPE(operands[0]), b = PyArray_TYPE(operands[1]);
-    const bool two_bfloat16 = a == b && a == bfloat16.load(std::memory_order_relaxed);
+    const bool two_bfloat16 = a == b && a == bfloat16_type.load(std::memory_order_relaxed);
     const bool mixed = a != b && is_byte(a) && is_byte(b) && integers_are_added;
     if (!two_bfloat16 && !mixed)
       return numpys->type_resolver(numpys, casting, operands, signature, types);
@@ -89,17 +87,8 @@ bool add_signatures(PyUFuncObject* matmul, PyUFuncObject* numpy) {
   return true;
 }
 
-bool may_be_bfloat16(PyObject* const* args, Py_ssize_t positional, PyObject* names) {
-  if (bfloat16.load(std::memory_order_relaxed) >= 0) return false;
-  const Py_ssize_t all = positional + (names ? PyTuple_GET_SIZE(names) : 0);
-  return std::any_of(args, args + all, [](PyObject* argument) {
-    return !PyArray_CheckExact(argument) ||
-           PyArray_TYPE(reinterpret_cast<PyArrayObject*>(argument)) >= NPY_USERDEF;
-  });
-}
-
 bool learn_bfloat16(PyObject* matmul) {
-  if (bfloat16 >= 0) return true;
+  if (bfloat16_type >= 0) return true;
   PyObject* const name = PyUnicode_FromString("ml_dtypes");
   if (!name) return false;
   PyObject* const module = PyImport_GetModule(name);
@@ -127,7 +116,7 @@ bool learn_bfloat16(PyObject* matmul) {
   const bool added = PyUFunc_RegisterLoopForType(ufunc, type, run_loop, to_wide, &wide) == 0 &&
                      PyUFunc_RegisterLoopForType(ufunc, type, run_loop, to_narrow, &narrow) == 0;
   Py_DECREF(descr);
-  if (added) bfloat16 = type;
+  if (added) bfloat16_type = type;
   return added;
 }
 

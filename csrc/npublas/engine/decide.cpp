@@ -126,18 +126,14 @@ std::vector<Candidate> candidates_for(DType a, DType b, DType out, Precision pre
 Decision decide(const Settings& settings, DType a, DType b, DType out, const Shape& shape,
                 const Weights* weights) noexcept {
   const bool demanded = settings.device == Device::npu;
-  if (settings.device == Device::cpu) return cpu(Reason::device_cpu);
-  if (shape.batch == 0 || shape.m == 0 || shape.k == 0 || shape.n == 0) return cpu(Reason::empty);
-  if (demanded && engine_state() == EngineState::unavailable) return cpu(Reason::no_npu, true);
-
   const auto method = method_for(a, b, settings.precision, weights);
-  if (!method) return cpu(Reason::dtype, demanded);
-  if (a == DType::float64 && settings.float64 == Float64::cpu)
-    return cpu(Reason::float64, demanded);
+  const Reason reason = reason_at_once(settings, a, shape, method.has_value());
+  if (demanded && reason != Reason::empty && engine_state() == EngineState::unavailable)
+    return cpu(Reason::no_npu, true);
+  if (reason != Reason::npu) return cpu(reason, demanded && reason != Reason::empty);
 
   Decision decision{.on_npu = false, .reason = Reason::small, .fallback = false};
   if (!demanded) {
-    if (!worth_predicting(shape)) return decision;
     const auto best = planned_for(a, b, out, *method, shape, weights, 0, 127);
     if (!best) return cpu(Reason::window, true);
     const Prediction predicted{cpu_seconds(shape, a, out, current_rates()), best->npu_seconds};

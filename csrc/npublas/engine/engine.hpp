@@ -43,6 +43,19 @@ struct Outcome {
 Decision decide(const Settings& settings, DType a, DType b, DType out, const Shape& shape,
                 const Weights* weights = nullptr) noexcept;
 
+/// Why a product is the CPU's, as far as its types, its shape and the settings alone tell; `npu` if
+/// they don't. The first thing that `decide` looks at, and for most calls, which are small, the
+/// only one: inline, because it is done on every call. `has_method`: the NPU has a way.
+constexpr Reason reason_at_once(const Settings& settings, DType a, const Shape& shape,
+                                bool has_method) noexcept {
+  if (settings.device == Device::cpu) return Reason::device_cpu;
+  if (shape.batch == 0 || shape.m == 0 || shape.k == 0 || shape.n == 0) return Reason::empty;
+  if (!has_method) return Reason::dtype;
+  if (a == DType::float64 && settings.float64 == Float64::cpu) return Reason::float64;
+  const bool demanded = settings.device == Device::npu;
+  return demanded || worth_predicting(shape) ? Reason::npu : Reason::small;
+}
+
 /// `closed` also when an unavailable engine may be tried again.
 EngineState engine_state() noexcept;
 /// Why the engine is unavailable, in words with the cure; empty otherwise.

@@ -11,12 +11,12 @@
 
 namespace npublas {
 
-// The settings of one call: small, copied, never global.
+// The settings of one call: small, copied, never global. Aligned so that they are read at once.
 enum class Device : std::uint8_t { automatic, npu, cpu };
 enum class Float64 : std::uint8_t { cpu, float32 };
 enum class OnFallback : std::uint8_t { allow, warn, error };
 
-struct Settings {
+struct alignas(8) Settings {
   Device device = Device::automatic;
   Precision precision = Precision::float32;
   Float64 float64 = Float64::cpu;
