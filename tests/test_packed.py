@@ -382,7 +382,7 @@ def test_other_keywords_are_refused_by_name() -> None:
 
 def test_the_settings_of_a_call_hold() -> None:
     x, b = some((3, 40)), some((40, 5), seed=1)
-    same(npublas.matmul(x, npublas.pack(b), device="cpu", precision="float16"), x @ b)
+    same(npublas.matmul(x, npublas.pack(b), device="cpu", precision="float32"), x @ b)
     with pytest.raises(npublas.ConfigurationError):
         npublas.matmul(x, npublas.pack(b), device="gpu")  # type: ignore[arg-type]
 
@@ -908,3 +908,67 @@ def test_the_short_way_leaves_to_the_npu_what_pays_there(device: str) -> None:
         x @ w
     assert npublas.counters().npu.products == 1
     assert npublas.counters().to_dict()["work"]["runs"] > 0
+
+
+# The precision of a call
+
+
+@pytest.mark.parametrize("asked", PRECISIONS)
+@pytest.mark.parametrize("packed_for", PRECISIONS)
+def test_a_call_that_asks_for_another_precision_than_was_packed_is_refused(
+    packed_for: Any, asked: Any
+) -> None:
+    x, w = some((5, 40)), npublas.pack(some((40, 30)), precision=packed_for)
+    calls = [
+        lambda: npublas.matmul(x, w, precision=asked),
+        lambda: npublas.matmul(x, w, None, precision=asked, dtype=np.float32),
+        lambda: npublas.matmul_async(x, w, precision=asked).result(),
+        lambda: npublas.linear(x, w, precision=asked),
+    ]
+    for call in calls:
+        if asked == packed_for:
+            same(call(), x @ w)
+        else:
+            refusal = f"packed with precision='{packed_for}'; pack them with precision='{asked}'"
+            with pytest.raises(npublas.ConfigurationError, match=refusal):
+                call()
+    same(npublas.matmul(x, w), x @ w)  # what was asked for ended with its call
+
+
+def test_a_precision_of_the_settings_leaves_packed_weights_theirs() -> None:
+    x, w = some((5, 40)), npublas.pack(some((40, 30)))
+    with npublas.config_context(precision="int8"):
+        same(npublas.matmul(x, w), x @ w)
+        same(npublas.matmul(x, w, precision="float32"), x @ w)
+        same(npublas.matmul(x, w, precision=None), x @ w)
+        with pytest.raises(npublas.ConfigurationError, match="packed with precision='float32'"):
+            npublas.matmul(x, w, precision="int8")
+
+
+def test_packed_integers_are_exact_whatever_is_asked_for() -> None:
+    x, w = some((5, 40), "int8"), npublas.pack(some((40, 30), "int8"))
+    for precision in PRECISIONS:
+        same(npublas.matmul(x, w, precision=precision), x @ w)
+
+
+class Unwrapped:
+    """Multiplies what it wraps, in settings of its own if it has any."""
+
+    def __init__(self, array: Any, **settings: Any) -> None:
+        self.array, self.settings = array, settings
+
+    def __array_ufunc__(self, ufunc: Any, method: str, x: Any, wrapped: Any) -> Any:
+        with npublas.config_context(**self.settings):
+            return ufunc(x, wrapped.array)
+
+
+def test_what_a_call_asks_for_holds_for_the_products_that_it_is_made_of() -> None:
+    x, w = some((5, 40)), npublas.pack(some((40, 30)), precision="float16")
+    same(npublas.matmul(x, Unwrapped(w)), x @ w)
+    same(npublas.matmul(x, Unwrapped(w), precision="float16"), x @ w)
+    with pytest.raises(npublas.ConfigurationError, match="packed with precision='float16'"):
+        npublas.matmul(x, Unwrapped(w), precision="float32")
+    with pytest.raises(npublas.ConfigurationError, match="packed with precision='float16'"):
+        npublas.matmul(x, Unwrapped(w, device="cpu"), precision="float32")
+    # A context says what it says to whatever there is, again.
+    same(npublas.matmul(x, Unwrapped(w, precision="int8"), precision="float32"), x @ w)

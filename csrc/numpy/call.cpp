@@ -84,12 +84,11 @@ bool read_settings_in_loop(Settings* settings) {
 ContextOverride::ContextOverride(int override) {
   const int outer = context_override();
   if (outer == -1 && PyErr_Occurred()) return;
-  const int mask = (override >> kOverrideShift) & kSettingsMask;
-  PyObject* const merged = PyLong_FromLong((outer & ~mask) | override);
-  if (!merged) return;
+  PyObject* const value = PyLong_FromLong(merged(outer, override));
+  if (!value) return;
   watch_overrides();
-  token_ = PyContextVar_Set(override_variable, merged);
-  Py_DECREF(merged);
+  token_ = PyContextVar_Set(override_variable, value);
+  Py_DECREF(value);
 }
 
 ContextOverride::~ContextOverride() {

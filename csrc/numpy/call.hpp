@@ -5,7 +5,9 @@
 //
 // A set of settings is packed into an int: bits 0-1 device, 2-3 precision, 4 float64, 5-6
 // on_fallback, each numbered as in the enumerations of `engine/product.hpp`, and 16-22 threads. An
-// override is `mask << 8 | values`: the mask has the bits that it says something about.
+// override is `mask << 8 | values`: the mask has the bits that it says something about. Bit 7 of
+// one says that its precision was asked for by a call, not by a context: packed weights, which have
+// theirs, refuse another then.
 #pragma once
 
 #include <atomic>
@@ -23,6 +25,14 @@ inline constexpr int kOnFallbackShift = 5, kOnFallbackMask = 3 << kOnFallbackShi
 inline constexpr int kThreadsShift = 16, kThreadsMask = 127 << kThreadsShift;
 inline constexpr int kSettingsMask = ((1 << 7) - 1) | kThreadsMask;
 inline constexpr int kOverrideShift = 8;
+inline constexpr int kPrecisionAsked = 1 << 7;
+
+/// The override `inner`, which says something about the bits of its mask, within `outer`.
+constexpr int merged(int outer, int inner) {
+  const int mask = (inner >> kOverrideShift) & kSettingsMask;
+  const int gone = mask & kPrecisionMask ? mask | kPrecisionAsked : mask;
+  return (outer & ~gone) | inner;
+}
 
 Settings unpack(int settings);
 int pack(const Settings& settings);

@@ -44,7 +44,8 @@ Raises
 ValueError
     If the shapes don't fit together.
 ConfigurationError
-    If `precision` or `device` is none of the above (a ValueError).
+    If `precision` or `device` is none of the above, or `x2` was packed for another
+    `precision` (a ValueError).
 NpuUnavailableError
     If ``device='npu'`` and there is no NPU.
 FallbackError

@@ -57,6 +57,7 @@ bool read_setting(const Setting& setting, PyObject* value, int* override) {
   for (const Choice& choice : setting.choices) {
     if (PyUnicode_Check(value) && PyUnicode_CompareWithASCIIString(value, choice.name) == 0) {
       *override |= (setting.mask << kOverrideShift) | (choice.value << setting.shift);
+      if (setting.mask == kPrecisionMask) *override |= kPrecisionAsked;
       return true;
     }
   }

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextvars import Token
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 from npublas import _environment, _ufuncs
 from npublas._types import (
@@ -57,6 +57,7 @@ _PROCESS_CHOICES = {**_CHOICES, "precision": ("float32", "float16")}
 _SHIFTS: Mapping[str, int] = {"device": 0, "precision": 2, "float64": 4, "on_fallback": 5}
 _MASKS: Mapping[str, int] = {"device": 3, "precision": 3, "float64": 1, "on_fallback": 3}
 _OVERRIDE_SHIFT = 8
+_PRECISION_ASKED = 1 << 7  # in an override: by a call, not by a context
 # A number, 0 for "auto".
 _THREADS_SHIFT, _THREADS_MASK = 16, 127
 
@@ -310,6 +311,8 @@ class _ConfigContext(contextlib.ContextDecorator):
     def __enter__(self) -> None:
         mask, values = _packed(self._changes)
         outer = _ufuncs.override.get(0)
+        if "precision" in self._changes:
+            outer &= ~_PRECISION_ASKED
         merged = (outer & ~mask) | values | (mask << _OVERRIDE_SHIFT)
         _ufuncs.watch_overrides()
         self._tokens.append(_ufuncs.override.set(merged))
@@ -362,6 +365,17 @@ def packed(*, precision: Precision | None = None, device: Device | None = None) 
     except TypeError:  # what can't be hashed is no setting, and the error says so
         mask, values = _of_a_call.__wrapped__(precision, device)
     return (settings & ~mask) | values
+
+
+def precision_asked() -> Precision | None:
+    """What the call of `matmul` that we are in says of the precision, not the settings around it.
+
+    NumPy hands operands like packed weights to their own code, which sees no ``precision=``.
+    """
+    override = _ufuncs.override.get(0)
+    if not override & _PRECISION_ASKED:
+        return None
+    return cast("Precision", unpacked(override)["precision"])
 
 
 @functools.lru_cache(maxsize=64)

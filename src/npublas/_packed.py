@@ -366,7 +366,7 @@ class PackedMatrix:
             if type(x) is np.ndarray and type(w) is PackedMatrix:
                 operand = w._operand
                 result = None
-                if operand.plain is not None:
+                if operand.plain and _config.precision_asked() in (None, operand.plain.precision):
                     result = _product.at_once(x, operand.plain, operand.dense)
                 if result is not None:
                     return result
@@ -425,7 +425,12 @@ class PackedMatrix:
         def multiply(target: NDArray[Any] | None) -> NDArray[Any]:
             wanted = None if dtype is None else result_type
             result: NDArray[Any] = _product.multiply(
-                plain, self, dtype=wanted, out=target, a_limit=a_limit
+                plain,
+                self,
+                dtype=wanted,
+                out=target,
+                precision=_config.precision_asked(),
+                a_limit=a_limit,
             )
             return result
 
