@@ -109,8 +109,8 @@ bool are_plain_arrays(const std::vector<PyObject*>& arguments) {
 }
 
 /// The rest of `call_matmul`, where a keyword is ours.
-PyObject* call_with_settings(PyObject* self, PyObject* const* args, std::size_t positional,
-                             PyObject* names) {
+[[gnu::noinline]] PyObject* call_with_settings(PyObject* self, PyObject* const* args,
+                                               std::size_t positional, PyObject* names) {
   int override = 0;
   std::vector<PyObject*> kept(args, args + positional);
   std::vector<PyObject*> kept_names;

@@ -41,11 +41,13 @@ double now() {
   return duration<double>(steady_clock::now().time_since_epoch()).count();
 }
 
+constexpr std::int64_t kMostHeldDepth = 1000;
+
 /// True if this much work without the interpreter's lock is worth letting go of it, which costs
 /// about 0.1 us with taking it again. NumPy has let go of it already for more than 500 results, so
 /// only a long depth makes work of a product that still holds it.
 bool is_worth_releasing(const Loop& loop, const Shape& shape) {
-  return shape.k > 1000 && shape.flops() >= 1 << 20 && loop.a != DType::object &&
+  return shape.k > kMostHeldDepth && shape.flops() >= 1 << 20 && loop.a != DType::object &&
          loop.a != DType::other;
 }
 
@@ -56,7 +58,8 @@ std::uint64_t bytes_of(const Loop& loop, const Shape& shape) {
                                        bytes_of(loop.out) * std::uint64_t(shape.m * shape.n));
 }
 
-void compute_on_cpu(const Loop& loop, const Shape& shape, const Arguments& at) {
+[[gnu::noinline]] void compute_at_length(const Loop& loop, const Shape& shape,
+                                         const Arguments& at) {
   const GilReleased released(is_worth_releasing(loop, shape));
   if (has_blocks(loop) && worth_blocks(loop, shape) &&
       multiply_in_blocks(product_of(loop, at), float32_loop)) {
@@ -66,11 +69,21 @@ void compute_on_cpu(const Loop& loop, const Shape& shape, const Arguments& at) {
   loop.numpy(at.args, at.dims, at.steps);
 }
 
-void multiply_on_cpu(const Loop& loop, const Shape& shape, const Arguments& at) {
-  if (!trace::is_on()) [[likely]]
-    return compute_on_cpu(loop, shape, at);
+void compute_on_cpu(const Loop& loop, const Shape& shape, const Arguments& at) {
+  if (shape.k > kMostHeldDepth || has_blocks(loop) || !loop.numpy.function)
+    return compute_at_length(loop, shape, at);
+  loop.numpy(at.args, at.dims, at.steps);
+}
+
+[[gnu::noinline]] void trace_on_cpu(const Loop& loop, const Shape& shape, const Arguments& at) {
   const trace::Span span(trace::Act::cpu, trace::here, trace::this_product(), bytes_of(loop, shape),
                          std::uint64_t(shape.flops()));
+  compute_on_cpu(loop, shape, at);
+}
+
+void multiply_on_cpu(const Loop& loop, const Shape& shape, const Arguments& at) {
+  if (trace::is_on()) [[unlikely]]
+    return trace_on_cpu(loop, shape, at);
   compute_on_cpu(loop, shape, at);
 }
 
@@ -152,7 +165,8 @@ bool run_with_reports(const Loop& loop, const Arguments& at, const Settings& set
 
 /// Decides, multiplies and counts what is not the CPU's by its shape alone; false if an exception
 /// is set.
-bool run_at_length(const Loop& loop, const Arguments& at, const Settings& settings, Call& call) {
+[[gnu::noinline]] bool run_at_length(const Loop& loop, const Arguments& at,
+                                     const Settings& settings, Call& call) {
   const Shape shape = shape_of(at);
   const Decision decision = decide(settings, loop.a, loop.b, loop.out, shape);
   if (!decision.on_npu && !decision.fallback && !is_verbose()) {
