@@ -278,15 +278,6 @@ auto with_types(const Product& product, With with) {
 
 }  // namespace
 
-bool worth_blocks(const Loop& loop, const Shape& shape) {
-  // Where NumPy's own loop is slower than the conversions and a call of the float32 loop for each
-  // block: it needs 0.5 ns for a multiplication in int8, 3 ns in float16 (x86-64). A short depth or
-  // few results use each converted value too seldom.
-  const double work = double(shape.m) * double(shape.k) * double(shape.n);
-  if (loop.a == DType::float16 || loop.a == DType::bfloat16) return work >= 512;
-  return work >= 4096 && shape.k >= 8 && shape.m * shape.n >= 8;
-}
-
 bool multiply_in_blocks(const Product& product, const NumpyLoop& float32) {
   return with_types(product, [&]<typename A, typename B, typename Out>() {
     return multiply_blocks<A, B, Out>(product, float32);

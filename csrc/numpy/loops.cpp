@@ -61,8 +61,7 @@ std::uint64_t bytes_of(const Loop& loop, const Shape& shape) {
 [[gnu::noinline]] void compute_at_length(const Loop& loop, const Shape& shape,
                                          const Arguments& at) {
   const GilReleased released(is_worth_releasing(loop, shape));
-  if (has_blocks(loop) && worth_blocks(loop, shape) &&
-      multiply_in_blocks(product_of(loop, at), float32_loop)) {
+  if (worth_blocks(loop, shape) && multiply_in_blocks(product_of(loop, at), float32_loop)) {
     return;
   }
   if (!loop.numpy.function) return multiply_plainly(product_of(loop, at));
@@ -70,7 +69,7 @@ std::uint64_t bytes_of(const Loop& loop, const Shape& shape) {
 }
 
 void compute_on_cpu(const Loop& loop, const Shape& shape, const Arguments& at) {
-  if (shape.k > kMostHeldDepth || has_blocks(loop) || !loop.numpy.function)
+  if (shape.k > kMostHeldDepth || worth_blocks(loop, shape) || !loop.numpy.function)
     return compute_at_length(loop, shape, at);
   loop.numpy(at.args, at.dims, at.steps);
 }
