@@ -71,6 +71,8 @@ LAYERS: list[set[str]] = [
         "_tuning",
         "_threadpool",
         "_simulator",
+        "_operands",
+        "_on_cpu",
     },
     {"_engine", "_quantized", "_profile"},
     {"_product"},

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from npublas import _config, _core, _engine, _lanes, _product
+from npublas import _config, _core, _engine, _lanes, _operands
 from npublas._matmul import ufunc as matmul
 from npublas._quantized import QuantizedMatrix
 from npublas._table import html_table, mebibytes, si, text_table
@@ -311,7 +311,7 @@ def explain(
     if a.dtype.name == "int4":  # multiplied as int8 of a smaller range
         a, a_limit = a.astype(np.int8), 8
     packed = hasattr(b, "_weights")
-    b = cast("_product.Packed", b) if packed else np.asarray(b)
+    b = cast("_operands.Packed", b) if packed else np.asarray(b)
     stack = _stack_shape(a, b)
     types = _types_of(a.dtype, b.dtype, None if dtype is None else np.dtype(dtype), packed)
     m = a.shape[-2] if a.ndim > 1 else 1
@@ -320,7 +320,7 @@ def explain(
     if packed:  # of which all products with one matrix are one
         matrices = math.prod(b.shape[:-2])
         batch, m = (matrices, m * batch // matrices) if matrices else (0, m)
-        precision = _product.precision_for(b, precision)
+        precision = _operands.precision_for(b, precision)
     settings = _config.packed(precision=precision, device=device)
     names = _config.unpacked(settings)
     arguments = (
@@ -374,7 +374,7 @@ def _integers(a: Any, b: Any) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8
     right = b._operand(-2) if isinstance(b, QuantizedMatrix) else None
     a = a if left else np.asarray(a)
     b = b if right else np.asarray(b)
-    _product.result_shape(*(np.broadcast_to(np.int8(0), x.shape) for x in (a, b)))  # may raise
+    _operands.result_shape(*(np.broadcast_to(np.int8(0), x.shape) for x in (a, b)))  # may raise
     lanes = right or left
     assert lanes is not None
     *stack, columns, depth = lanes.data.shape
@@ -397,8 +397,8 @@ def _integers(a: Any, b: Any) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8
 
 def _products(
     a: npt.NDArray[Any],
-    b: npt.NDArray[Any] | _product.Packed,
-    types: _product.Types,
+    b: npt.NDArray[Any] | _operands.Packed,
+    types: _operands.Types,
     plan: dict[str, Any],
 ) -> int:
     """Of one element type, for each tile at most: the low parts of an operand take one more."""
@@ -407,7 +407,7 @@ def _products(
     depth = plan["tile"][1]
 
     def low(operand: npt.NDArray[Any], dtype: np.dtype[Any], is_a: bool) -> bool:
-        matrices = _product.plain(operand)
+        matrices = _operands.plain(operand)
         if matrices.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
             matrices = matrices.astype(dtype)
         if matrices.ndim == 1:
@@ -425,16 +425,16 @@ def _products(
 
 def _types_of(
     a: np.dtype[Any], b: np.dtype[Any], out: np.dtype[Any] | None, packed: bool
-) -> _product.Types:
+) -> _operands.Types:
     """The types that are multiplied: in NumPy's loop or, with packed weights, without one."""
-    types = _product.types_of(a, b, out)
+    types = _operands.types_of(a, b, out)
     if packed or types.a == types.out or np.lib.NumpyVersion(np.__version__) >= "2.0.0":
         return types
     if types.a.name not in ("int8", "uint8"):
         return types
     # NumPy 1.26 has no loops from bytes to longer integers, and widens the operands.
     wanted: dict[str, Any] = {} if out is None else {"signature": (None, None, out)}
-    return _product.Types(*matmul.resolve_dtypes((a, b, None), **wanted))
+    return _operands.Types(*matmul.resolve_dtypes((a, b, None), **wanted))
 
 
 def _simulated() -> bool:
@@ -443,7 +443,7 @@ def _simulated() -> bool:
     return bool(status["simulated"]) or _config.get_config().runtime == "simulator"
 
 
-def _stack_shape(a: npt.NDArray[Any], b: npt.NDArray[Any] | _product.Packed) -> tuple[int, ...]:
+def _stack_shape(a: npt.NDArray[Any], b: npt.NDArray[Any] | _operands.Packed) -> tuple[int, ...]:
     """Return the shape of the stack, or raise what NumPy raises for these shapes."""
-    shape = _product.result_shape(a, b)
+    shape = _operands.result_shape(a, b)
     return shape[: len(shape) - min(a.ndim - 1, 1) - min(b.ndim - 1, 1)]

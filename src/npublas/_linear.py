@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from npublas import _product, _rules
+from npublas import _on_cpu, _operands, _product, _rules
 from npublas._dtypes import name_of
 from npublas._matmul import ufunc as matmul
 from npublas._types import Activation, Device, Precision
@@ -102,14 +102,14 @@ def linear(
         return _linear(x, w, shape, bias, activation, out, precision, device)
     # What multiplies by its own rules, such as a QuantizedMatrix.
     if out is not None:
-        _product.check_out(out, shape, np.result_type(x.dtype, np.float32))
+        _operands.check_out(out, shape, np.result_type(x.dtype, np.float32))
     bias = _bias_for(bias, shape, np.dtype(np.float64))
     sums = np.asarray(matmul(x, w, precision=precision, device=device))
     if name_of(sums.dtype) not in _FLOATS:
         raise TypeError(f"linear() can't finish a product of {sums.dtype}")
     result = np.empty_like(sums)
-    finish = _product.Finish(bias, activation or "none")
-    _product.finish_sums(np.atleast_2d(sums), np.atleast_2d(result), finish)
+    finish = _on_cpu.Finish(bias, activation or "none")
+    _on_cpu.finish_sums(np.atleast_2d(sums), np.atleast_2d(result), finish)
     return _put(result, out)
 
 
@@ -130,7 +130,7 @@ def _linear(
         w = w.astype(np.int8)
     names = {name_of(x.dtype), name_of(w.dtype)}
     is_bytes = names <= {*_BYTES}
-    dtype = _product.types_of(x.dtype, w.dtype).out
+    dtype = _operands.types_of(x.dtype, w.dtype).out
     if names == {"bfloat16"}:
         dtype = x.dtype
     elif is_bytes:
@@ -151,7 +151,7 @@ def _linear(
         raise TypeError(f"there is no {activation} of {x.dtype} and {w.dtype}; use floats")
     addend = _bias_for(bias, shape, dtype)
     if out is not None:
-        _product.check_out(out, shape, dtype)
+        _operands.check_out(out, shape, dtype)
     y = _product.multiply(x, w, dtype=wanted, precision=precision, device=device, a_limit=a_limit)
     if addend is not None:
         y = y + addend
@@ -295,7 +295,7 @@ def gemm(
     dtype = _promoted(a.dtype, b.dtype, *([] if given is None else [given.dtype]))
     result = None
     if overwrite_c and isinstance(c, np.ndarray):
-        result = _product.usable(c, shape, dtype, (a, b))
+        result = _operands.usable(c, shape, dtype, (a, b))
     beta = 0.0 if given is None else beta
     if result is None:
         result = np.empty(shape, dtype)
@@ -303,7 +303,7 @@ def gemm(
             np.copyto(result, given)
     if alpha == 0:  # a and b are not read, as in every BLAS
         sums = np.zeros(shape, np.float64 if dtype == np.float64 else np.float32)
-        _product.finish_sums(sums, result, _product.Finish(beta=beta))
+        _on_cpu.finish_sums(sums, result, _on_cpu.Finish(beta=beta))
         return result
     product: NDArray[Any] = _product.multiply(
         a, b, dtype=dtype, out=result, precision=precision, device=device,

@@ -7,47 +7,39 @@ dtypes are ``numpy.matmul``'s. Products of one matrix `b` with a stack are one p
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from npublas import _config, _core, _engine, _log, _ufuncs
+from npublas import _config, _core, _engine, _log, _on_cpu, _ufuncs
 from npublas._dtypes import name_of
-from npublas._matmul import ufunc
+from npublas._on_cpu import Finish
+from npublas._operands import (
+    BYTES,
+    FLOATS,
+    Array,
+    DType,
+    Packed,
+    Types,
+    check_out,
+    check_real,
+    plain,
+    precision_for,
+    result_shape,
+    types_of,
+    usable,
+)
 from npublas._types import Activation, Device, Precision
-from npublas.errors import ConfigurationError, NpuUnavailableError, WeightsFileError
+from npublas.errors import NpuUnavailableError
 
-__all__ = [
-    "Finish",
-    "Packed",
-    "Plain",
-    "Types",
-    "at_once",
-    "check_out",
-    "finish_sums",
-    "forget",
-    "multiply",
-    "plain",
-    "precision_for",
-    "result_shape",
-    "types_of",
-    "usable",
-]
-
-Array: TypeAlias = NDArray[Any]
-DType: TypeAlias = np.dtype[Any]
+__all__ = ["Plain", "at_once", "forget", "multiply"]
 
 _NEEDS_SOURCE = "needs the source"  # how the core begins what it says of packed weights then
-_BYTES = ("int8", "uint8")
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 # How often a product opens an engine that another thread closes again, as the loops do.
 _REOPENINGS = 8
@@ -57,42 +49,6 @@ _BUSY = {
     "fallback": True,
     "reason": "another process held the NPU for too long",
 }
-
-
-class Packed(Protocol):
-    """What stands in the place of an array on the right: a `PackedMatrix`."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def ndim(self) -> int: ...
-    @property
-    def dtype(self) -> DType: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def pinned(self) -> bool: ...
-    @property
-    def _weights(self) -> _core.Weights: ...
-    @property
-    def _activation_scales(self) -> NDArray[np.float32] | None: ...
-
-    @property
-    def _depth(self) -> int: ...
-    @property
-    def _is_quantized(self) -> bool: ...
-
-    def _prepare(self, x: Array) -> Array:
-        """What the NPU multiplies in the place of the left operand."""
-
-    def _times(self, x: Array) -> NDArray[np.float64]:
-        """The sums of a product by quantised weights on the CPU."""
-
-    def _altered(self, how: str) -> WeightsFileError:
-        """The error for weights of a file that was altered."""
-
-    def _dense(self) -> Array:
-        """What was packed, for the CPU and for what is too delicate for packed parts."""
 
 
 def multiply(
@@ -132,7 +88,7 @@ def multiply(
     if out is None:
         return result if shape else result[()]
     if result is not out:
-        with _told_to_the_caller("cast"):
+        with _on_cpu.told_to_the_caller("cast"):
             np.copyto(out, result, casting="same_kind")
     return out
 
@@ -165,7 +121,7 @@ def at_once(a: Array, b: Plain, restore: Callable[[], Array]) -> Array | None:
         return None
     dense = restore()
     start = time.perf_counter()
-    result: Array = _on_cpu(a, dense)
+    result: Array = _on_cpu.multiply(a, dense)
     seconds = time.perf_counter() - start
     _core.count(b.name, 1, m, b.k, b.n, decision["code"], False, seconds)
     return result
@@ -174,126 +130,6 @@ def at_once(a: Array, b: Plain, restore: Callable[[], Array]) -> Array | None:
 def forget(weights: _core.Weights) -> None:
     """Free what the NPU's memory holds of packed weights."""
     _core.forget(weights)
-
-
-class Types(NamedTuple):
-    """Of the operands as they are multiplied, and of the result."""
-
-    a: DType
-    b: DType
-    out: DType
-
-
-@functools.lru_cache(maxsize=256)
-def types_of(a: DType, b: DType, out: DType | None = None) -> Types:
-    """Return the types that ``npublas.matmul`` would multiply with, on NumPy 1.26, too.
-
-    Raises
-    ------
-    TypeError
-        NumPy's own, if there is no such product.
-    """
-    _ufuncs.learn_bfloat16(ufunc)
-    if a.name in _BYTES and b.name in _BYTES:
-        int16, int32 = np.dtype(np.int16), np.dtype(np.int32)
-        if out == int32 or (a != b and out in (None, int16)):
-            return Types(a, b, int16 if out is None else out)
-    wanted: dict[str, Any] = {} if out is None else {"signature": (None, None, out)}
-    return Types(*ufunc.resolve_dtypes((a, b, None), **wanted))
-
-
-# Arrays
-
-
-def plain(a: Any) -> Array:
-    """The array itself, in this machine's byte order and aligned, with any strides."""
-    array = np.asarray(a)
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    return array if array.flags.aligned else array.copy()
-
-
-def result_shape(a: Array, b: Array | Packed) -> tuple[int, ...]:
-    """The shape of the result, or NumPy's own error."""
-    b_shape = b.shape
-    if len(b_shape) == 2 and a.ndim > 0 and a.shape[-1] == b_shape[0]:  # as nearly always
-        return (*a.shape[:-1], b_shape[1])
-    depth = b.shape[-2 if b.ndim > 1 else 0] if b.ndim else -1
-    try:
-        fits = a.ndim > 0 and a.shape[-1] == depth
-        stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    except ValueError:
-        fits = False
-    if not fits:
-        hollow = [np.broadcast_to(np.zeros((), np.bool_), x.shape) for x in (a, b)]  # of no memory
-        np.matmul(*hollow)  # raises
-    rows = a.shape[-2:-1]
-    columns = b.shape[-1:] if b.ndim > 1 else ()
-    return (*stack, *rows, *columns)
-
-
-def usable(
-    out: Array | None, shape: tuple[int, ...], dtype: DType, others: tuple[Any, ...]
-) -> Array | None:
-    """`out`, if the result can be written there while the operands are read."""
-    fits = (
-        isinstance(out, np.ndarray)
-        and out.shape == shape
-        and out.dtype == dtype
-        and out.dtype.isnative
-        and out.flags.writeable
-        and out.flags.aligned
-        and not (
-            out.size > 1 and 0 in [t for t, n in zip(out.strides, shape, strict=True) if n > 1]
-        )
-        and not any(isinstance(x, np.ndarray) and np.may_share_memory(out, x) for x in others)
-    )
-    return out if fits else None
-
-
-def check_out(out: Any, shape: tuple[int, ...], dtype: DType) -> None:
-    """Raise, before anything is computed, if the result can't be copied there afterwards."""
-    if out is None:
-        return
-    if not isinstance(out, np.ndarray):
-        raise TypeError("return arrays must be of ArrayType")
-    if not out.flags.writeable:
-        raise ValueError("output array is read-only")
-    if not np.can_cast(dtype, out.dtype, "same_kind"):
-        raise TypeError(
-            f"Cannot cast the result from {dtype!r} to {out.dtype!r} with casting rule 'same_kind'"
-        )
-    try:
-        np.broadcast_to(np.broadcast_to(np.zeros((), np.bool_), shape), out.shape)
-    except ValueError:
-        raise ValueError(f"out has the shape {out.shape}, and the result {shape}") from None
-
-
-def precision_for(b: Array | Packed, precision: Precision | None) -> Precision | None:
-    """The precision of the call: that of packed weights, which can't be changed any more."""
-    if isinstance(b, np.ndarray) or b.precision == "exact":
-        return precision
-    if precision not in (None, b.precision):
-        _config.packed(precision=precision)  # or it raises: that there is no such precision
-        raise ConfigurationError(
-            f"the weights were packed with precision={b.precision!r}; pack them with "
-            f"precision={precision!r} to have that"
-        )
-    return cast(Precision, b.precision)
-
-
-def _check_real(dtype: DType, out: DType) -> None:
-    """Raise unless a product by quantised weights can be of such operands and results."""
-    try:
-        natural = np.result_type(dtype, np.float32)
-    except TypeError:
-        natural = dtype
-    if natural not in (np.float32, np.float64):
-        raise TypeError(
-            f"a product with quantised weights takes real operands up to float64, not {dtype}"
-        )
-    if out.name not in _FLOATS:
-        raise TypeError(f"a product with quantised weights gives floats up to float64, not {out}")
 
 
 # Stacks
@@ -313,9 +149,9 @@ def _compute(
     if not isinstance(b, np.ndarray):
         weights = b._weights
         if b._is_quantized:
-            _check_real(a.dtype, types.out)
+            check_real(a.dtype, types.out)
         b_stack = b.shape[:-2]
-        if name_of(b.dtype) not in _BYTES and name_of(a.dtype) not in _FLOATS:
+        if name_of(b.dtype) not in BYTES and name_of(a.dtype) not in FLOATS:
             a = a.astype(types.a)  # any other float is multiplied as it is
     else:
         a = a.astype(types.a, copy=False)
@@ -375,19 +211,6 @@ def _stacked(
 
 
 # One product
-
-
-class Finish(NamedTuple):
-    """What is done to the sums."""
-
-    bias: Array | None = None
-    activation: str = "none"
-    alpha: float = 1.0
-    beta: float = 0.0
-
-    @property
-    def is_plain(self) -> bool:
-        return self.bias is None and self[1:] == ("none", 1.0, 0.0)
 
 
 @dataclass(eq=False)
@@ -497,13 +320,13 @@ class _Call:
             pin=not isinstance(self.b, np.ndarray) and self.b.pinned,
         )  # fmt: skip
         if outcome["on_npu"]:
-            _signal(outcome["overflowed"], outcome["underflowed"])
+            _on_cpu.signal(outcome["overflowed"], outcome["underflowed"])
         return outcome
 
     def _multiply_on_cpu(self) -> None:
         if not isinstance(self.b, np.ndarray) and self.b._is_quantized:
             # The NPU's integers and scales, and its one rounding.
-            finish_sums(self.b._times(self.a).reshape(self.c.shape), self.c, self.finish)
+            _on_cpu.finish_sums(self.b._times(self.a).reshape(self.c.shape), self.c, self.finish)
             return
         natural, out = types_of(self.a.dtype, self.b.dtype).out, self.types.out
         if self.finish.is_plain:
@@ -512,58 +335,9 @@ class _Call:
             b = b if isinstance(b, np.ndarray) else b._dense()
             self.is_whole = True
             wider = out.kind in "iu" or out.itemsize > natural.itemsize
-            _on_cpu(a, b, out=c, dtype=out if wider and out != natural else None)
+            _on_cpu.multiply(a, b, out=c, dtype=out if wider and out != natural else None)
             return
         # Narrow floats are summed in float32, and rounded once, when they are finished.
         sums_type = np.dtype(np.float64 if out.name == "float64" else np.float32)
         dtype = None if natural == sums_type else sums_type
-        finish_sums(_on_cpu(self.a, self.dense, dtype=dtype), self.c, self.finish)
-
-
-def finish_sums(sums: Array, c: Array, finish: Finish) -> None:
-    """Write what becomes of the sums, a stack of matrices of float32 or float64, to `c`."""
-    bias, activation, alpha, beta = finish
-    overflow = underflow = False
-    for index in np.ndindex(*c.shape[:-2]):
-        seen = _core.finish(
-            np.ascontiguousarray(sums[index]), c[index],
-            bias=bias, activation=activation, alpha=alpha, beta=beta,
-        )  # fmt: skip
-        overflow |= seen["overflow"]
-        underflow |= seen["underflow"]
-    _signal(overflow, underflow)
-
-
-def _signal(overflow: bool, underflow: bool) -> None:
-    """Let NumPy tell of an overflow or underflow as `numpy.errstate` has it."""
-    for raised, value in ((overflow, 2.0**9), (underflow, 1.5 * 2.0**-12 + 2.0**-22)):
-        if raised:
-            culprit = np.full((1, 1), value, np.float16)
-            _on_cpu(culprit, culprit)
-
-
-def _on_cpu(a: Array, b: Array, out: Array | None = None, dtype: DType | None = None) -> Any:
-    with _told_to_the_caller("matmul"):
-        return _ufuncs.on_cpu(ufunc, a, b, out=out, dtype=dtype)
-
-
-@contextlib.contextmanager
-def _told_to_the_caller(operation: str) -> Iterator[None]:
-    """Let NumPy's warnings point to the line that asked for the product, as those of a ufunc do.
-
-    NumPy has them point to the innermost frame of Python, which is one of this file.
-    """
-    states = np.geterr()
-    warned = [name for name, state in states.items() if state == "warn"]
-    has_functions = not {"call", "log"}.isdisjoint(states.values())
-    if not warned or has_functions:  # which stay as they are
-        yield
-        return
-
-    def tell(condition: str, flags: int) -> None:
-        text = f"{condition} encountered in {operation}"
-        warnings.warn(text, RuntimeWarning, stacklevel=_log._callers_level())
-
-    changed: dict[str, Any] = dict.fromkeys(warned, "call")
-    with np.errstate(call=tell, **changed):
-        yield
+        _on_cpu.finish_sums(_on_cpu.multiply(self.a, self.dense, dtype=dtype), self.c, self.finish)
