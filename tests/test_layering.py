@@ -86,6 +86,7 @@ LAYERS: list[set[str]] = [
         "_linear",
         "_async",
         "_tune",
+        "_measuring",
         "_tuning_plot",
     },
     {"_error_report", "_cache"},

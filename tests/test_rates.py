@@ -6,7 +6,7 @@ from statistics import median
 
 import pytest
 
-from npublas import _core, _rates, _tune
+from npublas import _core, _measuring, _rates
 from npublas._rates import Call, Cpu, Handoff, Host, Product, Run
 
 START = _core.rates("target")
@@ -50,15 +50,15 @@ class Ideal:
         )  # fmt: skip
 
     def records(self):
-        yield self.run("submit", "int8", _tune._TINY)
+        yield self.run("submit", "int8", _measuring._TINY)
         for in_flight in (1, 2):
-            yield self.run("queue", "int8", _tune._QUEUE, in_flight=in_flight)
+            yield self.run("queue", "int8", _measuring._QUEUE, in_flight=in_flight)
         for cores in ((0,), (1,), (2,), (0, 1, 2)):
-            yield self.run("stream", "int8", _tune._STREAM, cores, in_flight=2)
-            for element, shape in _tune._MACS.items():
+            yield self.run("stream", "int8", _measuring._STREAM, cores, in_flight=2)
+            for element, shape in _measuring._MACS.items():
                 yield self.run("macs", element, shape, cores, in_flight=2)
         for native in (True, False):
-            yield self.run("layout", "int8", _tune._LAYOUT, in_flight=2, native=native)
+            yield self.run("layout", "int8", _measuring._LAYOUT, in_flight=2, native=native)
 
 
 @pytest.mark.parametrize("profile", CLOCKS)
@@ -80,12 +80,12 @@ def test_the_shapes_measure_what_they_are_for():
     """MACs are the bottleneck where the MACs are measured, and B where memory is."""
     for clock in CLOCKS.values():
         half = Ideal(clock[0] / 2, *clock[1:])
-        for element, shape in _tune._MACS.items():
+        for element, shape in _measuring._MACS.items():
             fast, slow = (
                 x.run("", element, shape, in_flight=2).period for x in (Ideal(*clock), half)
             )
             assert slow == pytest.approx(2 * fast, rel=0.03)
-        fast, slow = (x.run("", "int8", _tune._STREAM).seconds for x in (Ideal(*clock), half))
+        fast, slow = (x.run("", "int8", _measuring._STREAM).seconds for x in (Ideal(*clock), half))
         assert slow == fast
 
 

@@ -15,7 +15,7 @@ import pytest
 from processes import run_python
 
 import npublas
-from npublas import _core, _engine, _machine, _tune, _tuning, _tuning_plot
+from npublas import _core, _engine, _machine, _measuring, _tune, _tuning, _tuning_plot
 from npublas._tuning import Entry, Key
 from npublas.cli import main
 from npublas.testing import simulator
@@ -416,9 +416,9 @@ def test_as_much_memory_as_was_asked_for_can_be_had():
 
 def test_that_there_is_no_more_memory_is_no_news(monkeypatch, capfd):
     npublas.set_config(runtime="simulator")
-    tuner = _tune._Tuner(quick=False, progress=lambda *_: None)
+    tuner = _measuring.Measuring(quick=False)
     tuner._find_npu()
-    monkeypatch.setattr(_tune._memory, "available", lambda: 1 << 30)
+    monkeypatch.setattr(_measuring._memory, "available", lambda: 1 << 30)
     with simulator.settings(window_bytes=128 << 20):
         tuner._measure_window()
     assert simulator.setting("log") == 1
