@@ -24,18 +24,6 @@ namespace py = pybind11;
 namespace npublas::python {
 namespace {
 
-Element element_from(const std::string& name) {
-  if (name == "int8") return Element::int8;
-  if (name == "float16") return Element::float16;
-  throw py::value_error("element must be 'int8' or 'float16', not '" + name + "'");
-}
-
-Layout layout_from(const std::string& name) {
-  if (name == "native") return Layout::native;
-  if (name == "normal") return Layout::normal;
-  throw py::value_error("layout must be 'native' or 'normal', not '" + name + "'");
-}
-
 Coding coding_from(const std::string& name) {
   if (name == "bytes") return Coding::bytes;
   if (name == "shifted") return Coding::shifted;
@@ -190,11 +178,35 @@ Surface surface_from(std::pair<std::int64_t, std::int64_t> shape, const std::str
   return {shape.first, shape.second, layout_from(layout)};
 }
 
+using Sums = py::array_t<std::int32_t>;
+using Floats = py::array_t<float>;
+using Scales = py::array_t<double>;
+using Pair = std::pair<std::int64_t, std::int64_t>;
+
+FloatSums float_sums(const Floats& main, const std::optional<Floats>& a_low,
+                     const std::optional<Floats>& b_low) {
+  return {main.data(), data_or_null(a_low), data_or_null(b_low)};
+}
+
+/// Defines a function that unpacks `Parts`, named `names`, with scales.
+template <typename... Parts, typename Unpack, typename... Names>
+void def_unpacking(py::module_& module, const char* function, const Unpack& unpack,
+                   const Names&... names) {
+  module.def(
+      function,
+      [unpack](const Parts&... parts, Pair shape, const std::string& layout,
+               const Scales& row_scales, const Scales& column_scales, bool accumulate,
+               py::array& target, bool streamed) {
+        return as_dict(unpack(parts..., surface_from(shape, layout), row_scales.data(),
+                              column_scales.data(), accumulate,
+                              target_of(target, std::nullopt, streamed)));
+      },
+      names..., py::kw_only(), py::arg("shape"), py::arg("layout") = "native",
+      py::arg("row_scales"), py::arg("column_scales"), py::arg("accumulate"), py::arg("target"),
+      py::arg("streamed") = false);
+}
+
 void register_unpacking(py::module_& module) {
-  using Sums = py::array_t<std::int32_t>;
-  using Floats = py::array_t<float>;
-  using Scales = py::array_t<double>;
-  using Pair = std::pair<std::int64_t, std::int64_t>;
   module.def(
       "unpack_integers",
       [](const Sums& sums, Pair shape, const std::string& layout,
@@ -207,30 +219,16 @@ void register_unpacking(py::module_& module) {
       py::arg("sums"), py::kw_only(), py::arg("shape"), py::arg("layout") = "native",
       py::arg("row_offsets"), py::arg("column_offsets"), py::arg("accumulate"), py::arg("target"),
       py::arg("streamed") = false);
-  module.def(
-      "unpack_floats",
-      [](const Floats& main, const std::optional<Floats>& a_low, const std::optional<Floats>& b_low,
-         Pair shape, const std::string& layout, const Scales& row_scales,
-         const Scales& column_scales, bool accumulate, py::array& target, bool streamed) {
-        return as_dict(unpack_floats({main.data(), data_or_null(a_low), data_or_null(b_low)},
-                                     surface_from(shape, layout), row_scales.data(),
-                                     column_scales.data(), accumulate,
-                                     target_of(target, std::nullopt, streamed)));
+  def_unpacking<Floats, std::optional<Floats>, std::optional<Floats>>(
+      module, "unpack_floats",
+      [](const auto& main, const auto& a_low, const auto& b_low, const auto&... rest) {
+        return unpack_floats(float_sums(main, a_low, b_low), rest...);
       },
-      py::arg("main"), py::arg("a_low"), py::arg("b_low"), py::kw_only(), py::arg("shape"),
-      py::arg("layout") = "native", py::arg("row_scales"), py::arg("column_scales"),
-      py::arg("accumulate"), py::arg("target"), py::arg("streamed") = false);
-  module.def(
-      "unpack_quantized",
-      [](const Sums& sums, Pair shape, const std::string& layout, const Scales& row_scales,
-         const Scales& column_scales, bool accumulate, py::array& target, bool streamed) {
-        return as_dict(unpack_quantized(sums.data(), surface_from(shape, layout), row_scales.data(),
-                                        column_scales.data(), accumulate,
-                                        target_of(target, std::nullopt, streamed)));
-      },
-      py::arg("sums"), py::kw_only(), py::arg("shape"), py::arg("layout") = "native",
-      py::arg("row_scales"), py::arg("column_scales"), py::arg("accumulate"), py::arg("target"),
-      py::arg("streamed") = false);
+      py::arg("main"), py::arg("a_low"), py::arg("b_low"));
+  def_unpacking<Sums>(
+      module, "unpack_quantized",
+      [](const Sums& sums, const auto&... rest) { return unpack_quantized(sums.data(), rest...); },
+      py::arg("sums"));
 }
 
 /// Unpacks all whole tiles of a matrix, row by row, each from the next of the surfaces in `main`
@@ -298,11 +296,32 @@ py::tuple as_tuple(const Finished& finished) {
   return py::make_tuple(as_dict(finished.unpacked), as_dict(finished.rounded));
 }
 
+/// Defines a function that finishes `Parts`, named `names`.
+template <typename... Parts, typename Finish, typename... Names>
+void def_finishing(py::module_& module, const char* function, const Finish& finish,
+                   const Names&... names) {
+  module.def(
+      function,
+      [finish](const Parts&... parts, py::array& target, Pair shape, const std::string& layout,
+               const Scales& row_scales, const Scales& column_scales, const std::string& sums_type,
+               double alpha, double beta, const std::optional<Scales>& bias,
+               const std::string& activation, const std::optional<std::string>& dtype) {
+        return as_tuple(finish(parts..., surface_from(shape, layout), row_scales.data(),
+                               column_scales.data(), dtype_from(sums_type),
+                               epilogue_of(alpha, beta, bias, activation),
+                               target_of(target, dtype)));
+      },
+      names..., py::arg("target"), py::kw_only(), py::arg("shape"), py::arg("layout") = "native",
+      py::arg("row_scales"), py::arg("column_scales"), py::arg("sums_type"), py::arg("alpha") = 1.0,
+      py::arg("beta") = 0.0, py::arg("bias") = py::none(), py::arg("activation") = "none",
+      py::arg("dtype") = py::none());
+}
+
 void register_finishing(py::module_& module) {
   module.def(
       "finish",
       [](const py::array& sums, py::array& target, double alpha, double beta,
-         const std::optional<py::array_t<double>>& bias, const std::string& activation,
+         const std::optional<Scales>& bias, const std::string& activation,
          const std::optional<std::string>& dtype) {
         return as_dict(finish(sums.data(), dtype_of(sums),
                               epilogue_of(alpha, beta, bias, activation),
@@ -311,41 +330,16 @@ void register_finishing(py::module_& module) {
       py::arg("sums"), py::arg("target"), py::kw_only(), py::arg("alpha") = 1.0,
       py::arg("beta") = 0.0, py::arg("bias") = py::none(), py::arg("activation") = "none",
       py::arg("dtype") = py::none());
-  using Sums = py::array_t<std::int32_t>;
-  using Floats = py::array_t<float>;
-  using Scales = py::array_t<double>;
-  using Pair = std::pair<std::int64_t, std::int64_t>;
-  module.def(
-      "finish_floats",
-      [](const Floats& main, const std::optional<Floats>& a_low, const std::optional<Floats>& b_low,
-         py::array& target, Pair shape, const std::string& layout, const Scales& row_scales,
-         const Scales& column_scales, const std::string& sums_type, double alpha, double beta,
-         const std::optional<Scales>& bias, const std::string& activation,
-         const std::optional<std::string>& dtype) {
-        return as_tuple(finish_floats(
-            {main.data(), data_or_null(a_low), data_or_null(b_low)}, surface_from(shape, layout),
-            row_scales.data(), column_scales.data(), dtype_from(sums_type),
-            epilogue_of(alpha, beta, bias, activation), target_of(target, dtype)));
+  def_finishing<Floats, std::optional<Floats>, std::optional<Floats>>(
+      module, "finish_floats",
+      [](const auto& main, const auto& a_low, const auto& b_low, const auto&... rest) {
+        return finish_floats(float_sums(main, a_low, b_low), rest...);
       },
-      py::arg("main"), py::arg("a_low"), py::arg("b_low"), py::arg("target"), py::kw_only(),
-      py::arg("shape"), py::arg("layout") = "native", py::arg("row_scales"),
-      py::arg("column_scales"), py::arg("sums_type"), py::arg("alpha") = 1.0, py::arg("beta") = 0.0,
-      py::arg("bias") = py::none(), py::arg("activation") = "none", py::arg("dtype") = py::none());
-  module.def(
-      "finish_quantized",
-      [](const Sums& sums, py::array& target, Pair shape, const std::string& layout,
-         const Scales& row_scales, const Scales& column_scales, const std::string& sums_type,
-         double alpha, double beta, const std::optional<Scales>& bias,
-         const std::string& activation, const std::optional<std::string>& dtype) {
-        return as_tuple(
-            finish_quantized(sums.data(), surface_from(shape, layout), row_scales.data(),
-                             column_scales.data(), dtype_from(sums_type),
-                             epilogue_of(alpha, beta, bias, activation), target_of(target, dtype)));
-      },
-      py::arg("sums"), py::arg("target"), py::kw_only(), py::arg("shape"),
-      py::arg("layout") = "native", py::arg("row_scales"), py::arg("column_scales"),
-      py::arg("sums_type"), py::arg("alpha") = 1.0, py::arg("beta") = 0.0,
-      py::arg("bias") = py::none(), py::arg("activation") = "none", py::arg("dtype") = py::none());
+      py::arg("main"), py::arg("a_low"), py::arg("b_low"));
+  def_finishing<Sums>(
+      module, "finish_quantized",
+      [](const Sums& sums, const auto&... rest) { return finish_quantized(sums.data(), rest...); },
+      py::arg("sums"));
   module.def("unpack_tiles", &unpack_tiles, py::arg("main"), py::arg("low"), py::arg("matrix"),
              py::kw_only(), py::arg("tile"), py::arg("layout"), py::arg("accumulate") = false,
              py::arg("bias") = py::none(), py::arg("dtype") = py::none());

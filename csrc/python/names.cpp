@@ -27,4 +27,16 @@ Activation activation_from(const std::string& name) {
   throw py::value_error("no activation is called '" + name + "'");
 }
 
+Element element_from(const std::string& name) {
+  for (const Element element : kAllElements)
+    if (name == name_of(element)) return element;
+  throw py::value_error("no element is called '" + name + "'");
+}
+
+Layout layout_from(const std::string& name) {
+  if (name == "native") return Layout::native;
+  if (name == "normal") return Layout::normal;
+  throw py::value_error("layout must be 'native' or 'normal', not '" + name + "'");
+}
+
 }  // namespace npublas::python

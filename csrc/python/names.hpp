@@ -7,6 +7,7 @@
 
 #include "npublas/base/dtype.hpp"
 #include "npublas/math/finish.hpp"
+#include "npublas/math/layout.hpp"
 #include "npublas/math/method.hpp"
 
 namespace npublas::python {
@@ -14,5 +15,7 @@ namespace npublas::python {
 DType dtype_from(const std::string& name);
 Method method_from(const std::string& name);
 Activation activation_from(const std::string& name);
+Element element_from(const std::string& name);
+Layout layout_from(const std::string& name);
 
 }  // namespace npublas::python

@@ -20,18 +20,6 @@ namespace py = pybind11;
 namespace npublas::python {
 namespace {
 
-Element element_from(const std::string& name) {
-  for (const Element element : kAllElements)
-    if (name == npublas::name_of(element)) return element;
-  throw py::value_error("there is no element '" + name + "'");
-}
-
-Layout layout_from(const std::string& name) {
-  if (name != "normal" && name != "native")
-    throw py::value_error("layout must be 'native' or 'normal', not '" + name + "'");
-  return name == "normal" ? Layout::normal : Layout::native;
-}
-
 /// (layout, rows, depth, columns, row blocks).
 using TilesOfPython =
     std::tuple<std::string, std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
@@ -47,33 +35,6 @@ struct Asked {
     return tiles ? plan_of_tiles(query, limits, *tiles) : npublas::plan(query, limits, rates);
   }
 };
-
-Asked asked(std::int64_t batch, std::int64_t m, std::int64_t k, std::int64_t n,
-            const std::string& method, std::size_t window_bytes, int cores, int files,
-            std::int64_t max_depth, std::int64_t max_rows, std::int64_t max_columns,
-            const std::optional<std::pair<std::int64_t, std::int64_t>>& packed,
-            const std::tuple<int, int, int>& source_bytes, const std::optional<py::dict>& rates,
-            const std::optional<TilesOfPython>& tiles, bool a_has_low, bool b_has_low) {
-  const auto [a, b, out] = source_bytes;
-  Asked asked{.query = {.shape = {batch, m, k, n},
-                        .method = method_from(method),
-                        .bytes = {.a = a, .b = b, .out = out},
-                        .low = {.a = a_has_low, .b = b_has_low}},
-              .limits = {.max_rows = max_rows,
-                         .max_columns = max_columns,
-                         .max_depth = max_depth,
-                         .window_bytes = window_bytes,
-                         .cores = cores,
-                         .files = files},
-              .rates = rates ? changed(target_rates(), *rates) : target_rates(),
-              .tiles = std::nullopt};
-  if (packed) asked.query.packed = PackedTiles{packed->first, packed->second};
-  if (tiles) {
-    const auto& [layout, rows, depth, columns, row_blocks] = *tiles;
-    asked.tiles = Tiles{layout_from(layout), rows, depth, columns, row_blocks, cores};
-  }
-  return asked;
-}
 
 py::dict to_dict(const Estimate& estimate) {
   py::dict result;
@@ -153,43 +114,62 @@ py::list ranked(const Asked& asked, std::size_t count) {
   return result;
 }
 
+/// Defines a function of what a plan depends on, and of `Rest`, named `rest`.
+template <typename... Rest, typename Answer, typename... Names>
+void def_asked(py::module_& module, const char* function, const Answer& answer, const char* doc,
+               const Names&... rest_names) {
+  constexpr PlanLimits limits;
+  module.def(
+      function,
+      [answer](std::int64_t batch, std::int64_t m, std::int64_t k, std::int64_t n,
+               const std::string& method, std::size_t window_bytes, int cores, int files,
+               std::int64_t max_depth, std::int64_t max_rows, std::int64_t max_columns,
+               const std::optional<std::pair<std::int64_t, std::int64_t>>& packed,
+               const std::tuple<int, int, int>& source_bytes, const std::optional<py::dict>& rates,
+               const std::optional<TilesOfPython>& tiles, bool a_has_low, bool b_has_low,
+               Rest... rest) {
+        const auto [a, b, out] = source_bytes;
+        Asked asked{.query = {.shape = {batch, m, k, n},
+                              .method = method_from(method),
+                              .bytes = {.a = a, .b = b, .out = out},
+                              .low = {.a = a_has_low, .b = b_has_low}},
+                    .limits = {.max_rows = max_rows,
+                               .max_columns = max_columns,
+                               .max_depth = max_depth,
+                               .window_bytes = window_bytes,
+                               .cores = cores,
+                               .files = files},
+                    .rates = rates ? changed(target_rates(), *rates) : target_rates(),
+                    .tiles = std::nullopt};
+        if (packed) asked.query.packed = PackedTiles{packed->first, packed->second};
+        if (tiles) {
+          const auto& [layout, rows, depth, columns, row_blocks] = *tiles;
+          asked.tiles = Tiles{layout_from(layout), rows, depth, columns, row_blocks, cores};
+        }
+        return answer(asked, rest...);
+      },
+      py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"), py::arg("method"), py::kw_only(),
+      py::arg("window_bytes") = limits.window_bytes, py::arg("cores") = limits.cores,
+      py::arg("files") = limits.files, py::arg("max_depth") = limits.max_depth,
+      py::arg("max_rows") = limits.max_rows, py::arg("max_columns") = limits.max_columns,
+      py::arg("packed") = py::none(), py::arg("source_bytes") = std::make_tuple(4, 4, 4),
+      py::arg("rates") = py::none(), py::arg("tiles") = py::none(), py::arg("a_has_low") = true,
+      py::arg("b_has_low") = true, rest_names..., doc);
+}
+
 }  // namespace
 
-// The arguments of `asked`.
-#define NPUBLAS_ASKED                                                                            \
-  std::int64_t batch, std::int64_t m, std::int64_t k, std::int64_t n, const std::string &method, \
-      std::size_t window_bytes, int cores, int files, std::int64_t max_depth,                    \
-      std::int64_t max_rows, std::int64_t max_columns,                                           \
-      const std::optional<std::pair<std::int64_t, std::int64_t>>&packed,                         \
-      const std::tuple<int, int, int>&source_bytes, const std::optional<py::dict>&rates,         \
-      const std::optional<TilesOfPython>&tiles, bool a_has_low, bool b_has_low
-#define NPUBLAS_PASSED                                                                          \
-  batch, m, k, n, method, window_bytes, cores, files, max_depth, max_rows, max_columns, packed, \
-      source_bytes, rates, tiles, a_has_low, b_has_low
-#define NPUBLAS_ARGUMENTS                                                                         \
-  py::arg("batch"), py::arg("m"), py::arg("k"), py::arg("n"), py::arg("method"), py::kw_only(),   \
-      py::arg("window_bytes") = PlanLimits{}.window_bytes, py::arg("cores") = PlanLimits{}.cores, \
-      py::arg("files") = PlanLimits{}.files, py::arg("max_depth") = PlanLimits{}.max_depth,       \
-      py::arg("max_rows") = PlanLimits{}.max_rows,                                                \
-      py::arg("max_columns") = PlanLimits{}.max_columns, py::arg("packed") = py::none(),          \
-      py::arg("source_bytes") = std::make_tuple(4, 4, 4), py::arg("rates") = py::none(),          \
-      py::arg("tiles") = py::none(), py::arg("a_has_low") = true, py::arg("b_has_low") = true
-
 void register_planning(py::module_& module) {
-  module.def(
-      "plan", [](NPUBLAS_ASKED) { return planned(asked(NPUBLAS_PASSED)); }, NPUBLAS_ARGUMENTS,
-      "Return how a product is cut, or None; `tiles` instead of the best ones, if given.");
-  module.def(
-      "plans",
-      [](NPUBLAS_ASKED, std::size_t count) { return ranked(asked(NPUBLAS_PASSED), count); },
-      NPUBLAS_ARGUMENTS, py::arg("count") = 10, "Return the candidates, the fastest first.");
-  module.def(
-      "replay",
-      [](NPUBLAS_ASKED, bool b_is_resident) {
-        return replayed(asked(NPUBLAS_PASSED), {.b_is_resident = b_is_resident, .bytes = {}});
+  def_asked(module, "plan", planned,
+            "Return how a product is cut, or None; `tiles` instead of the best ones, if given.");
+  def_asked<std::size_t>(module, "plans", ranked, "Return the candidates, the fastest first.",
+                         py::arg("count") = 10);
+  def_asked<bool>(
+      module, "replay",
+      [](const Asked& asked, bool b_is_resident) {
+        return replayed(asked, {.b_is_resident = b_is_resident, .bytes = {}});
       },
-      NPUBLAS_ARGUMENTS, py::arg("b_is_resident") = true,
-      "Return what a product takes in simulated time, or None.");
+      "Return what a product takes in simulated time, or None.", py::arg("b_is_resident") = true);
   module.def(
       "columns_of_weights",
       [](std::int64_t batch, std::int64_t n, const std::string& method) {
@@ -217,9 +197,5 @@ void register_planning(py::module_& module) {
       py::arg("cores") = 1, py::arg("rates") = py::none(),
       "Return how the runtime cuts a run, what it streams, and how long a core is busy with it.");
 }
-
-#undef NPUBLAS_ASKED
-#undef NPUBLAS_PASSED
-#undef NPUBLAS_ARGUMENTS
 
 }  // namespace npublas::python

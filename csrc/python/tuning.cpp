@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bindings.hpp"
+#include "names.hpp"
 #include "npublas/engine/measure.hpp"
 #include "npublas/engine/threads.hpp"
 #include "rates.hpp"
@@ -62,12 +63,6 @@ Rates profile(const std::string& name) {
   if (name == "target") return target_rates();
   if (name == "stretch") return stretch_rates();
   throw py::value_error("no profile " + name);
-}
-
-Element element_from(const std::string& name) {
-  for (const Element element : kAllElements)
-    if (name == npublas::name_of(element)) return element;
-  throw py::value_error("no element " + name);
 }
 
 HostWork work_from(const std::string& name) {
