@@ -227,7 +227,9 @@ def test_no_plan_becomes_slower(case, limits):
 
 
 @pytest.mark.parametrize("method", ["integers", "float16"])
-@pytest.mark.parametrize("shape", [(1, 4096, 4096), (512, 4096, 4096), (1024, 2048, 2048)])
+@pytest.mark.parametrize(
+    "shape", [(1, 4096, 4096), (128, 1024, 1024), (512, 4096, 4096), (1024, 2048, 2048)]
+)
 def test_the_choice_is_near_the_best_of_many_more_tiles(method, shape):
     for rates in (host(8), host(14, "stretch")):
         arguments = asked(shape, method, packed=True, rates=rates)
@@ -248,4 +250,4 @@ def test_a_prediction_is_near_its_replay():
         for rates in (host(8), host(14, "stretch")):
             arguments = asked(shape, method, packed=packed, rates=rates)
             predicted = _core.plan(**arguments)["estimate"]["seconds"]
-            assert 0.75 <= predicted / _core.replay(**arguments)["seconds"] <= 1.35
+            assert 0.88 <= predicted / _core.replay(**arguments)["seconds"] <= 1.27
