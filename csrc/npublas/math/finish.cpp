@@ -11,6 +11,7 @@
 #include "npublas/base/error.hpp"
 #include "npublas/base/half.hpp"
 #include "npublas/math/finishers.hpp"
+#include "npublas/math/unpacking.hpp"
 
 namespace npublas {
 namespace {
@@ -46,14 +47,15 @@ double relu(double x) {
   return std::bit_cast<double>(std::bit_cast<std::uint64_t>(x) & keep);
 }
 
-// Columns that are finished together, in loops of one thing each, which are vectorised.
-constexpr std::int64_t kTogether = kFinishedTogether;
+// Columns that go the general way together, in loops of one thing each, which are vectorised.
+constexpr std::int64_t kTogether = 64;
+static_assert(kTogether % kFinishedTogether == 0);
 
 /// Rounds `count` values to where they belong. `finite` says what was made of finite numbers only;
 /// null if a value is all that it was made of.
 template <typename Float, typename Value>
 void round_together(const Value* values, const bool* finite, std::int64_t count, std::byte* to,
-                    std::ptrdiff_t stride, Rounded& rounded) {
+                    Rounded& rounded) {
   typename Float::Bits bits[kTogether];
   for (std::int64_t i = 0; i < count; ++i) bits[i] = Float::round(values[i]);
   unsigned overflow = 0, underflow = 0;
@@ -66,121 +68,184 @@ void round_together(const Value* values, const bool* finite, std::int64_t count,
   }
   rounded.overflow |= overflow != 0;
   rounded.underflow |= underflow != 0;
-  if (stride == std::ptrdiff_t(sizeof bits[0])) {
-    std::memcpy(to, bits, std::size_t(count) * sizeof bits[0]);
-  } else {
-    for (std::int64_t i = 0; i < count; ++i) std::memcpy(to + i * stride, &bits[i], sizeof bits[0]);
-  }
+  std::memcpy(to, bits, std::size_t(count) * sizeof bits[0]);
 }
 
-/// The whole formula, of `count` sums.
+/// The whole formula, of `count` sums. `bias` and `before` may be null.
 template <typename Float, typename Sum>
-void finish_together(const Sum* sums, const Epilogue& epilogue, std::int64_t column,
-                     std::int64_t count, std::byte* to, std::ptrdiff_t stride, Rounded& rounded) {
+void finish_together(const Sum* sums, const Epilogue& epilogue, const double* bias,
+                     const std::byte* before, std::int64_t count, std::byte* to,
+                     Rounded& rounded) {
   double values[kTogether];
   bool finite[kTogether];
   for (std::int64_t i = 0; i < count; ++i) {
     values[i] = epilogue.alpha * double(sums[i]);
     finite[i] = std::isfinite(sums[i]);
   }
-  if (epilogue.beta != 0) {
+  if (before) {
     for (std::int64_t i = 0; i < count; ++i) {
       typename Float::Bits bits;
-      std::memcpy(&bits, to + i * stride, sizeof bits);
-      const double before = Float::value(bits);
-      values[i] += epilogue.beta * before;
-      finite[i] &= std::isfinite(before);
+      std::memcpy(&bits, before + i * std::int64_t(sizeof bits), sizeof bits);
+      const double old = Float::value(bits);
+      values[i] += epilogue.beta * old;
+      finite[i] &= std::isfinite(old);
     }
   }
-  if (epilogue.bias) {
+  if (bias) {
     for (std::int64_t i = 0; i < count; ++i) {
-      values[i] += epilogue.bias[column + i];
-      finite[i] &= std::isfinite(epilogue.bias[column + i]);
+      values[i] += bias[i];
+      finite[i] &= std::isfinite(bias[i]);
     }
   }
   if (epilogue.activation == Activation::relu)  // as a mask: signs are as good as random
     for (std::int64_t i = 0; i < count; ++i) values[i] = relu(values[i]);
   else if (epilogue.activation != Activation::none)
     for (std::int64_t i = 0; i < count; ++i) values[i] = activate(epilogue.activation, values[i]);
-  round_together<Float>(values, finite, count, to, stride, rounded);
+  round_together<Float>(values, finite, count, to, rounded);
 }
 
-/// The same by the machine's own loops. False if they don't take it; then nothing has happened.
+// Columns of a row that are finished before the next ones. Their results stay in L1.
+constexpr std::int64_t kPart = 1024;
+
+/// A block of sums into a target of one type.
 template <typename Float, typename Sum>
-bool finish_fast(Finish finish, const Sum* sums, const Epilogue& epilogue, std::int64_t column,
-                 std::int64_t count, std::byte* to, std::ptrdiff_t stride, Rounded& rounded) {
+class Finishing {
+ public:
+  Finishing(const Sum* sums, const Epilogue& epilogue, const Target& target)
+      : sums_(sums),
+        epilogue_(epilogue),
+        target_(target),
+        machine_(finishers_for(isa_in_use())),
+        has_neighbours_(target.column_stride == kSize),
+        streams_(machine_ && has_neighbours_ && target.whole_bytes >= kStreamedFrom &&
+                 epilogue.beta == 0) {
+    constexpr DType type = sizeof(Sum) == sizeof(double) ? DType::float64 : DType::float32;
+    if (machine_ &&
+        (epilogue.activation == Activation::none || epilogue.activation == Activation::relu))
+      fast_ = machine_->of(type, target.dtype);
+  }
+
+  Rounded run() {
+    for (std::int64_t row = 0; row < target_.rows; ++row) {
+      for (std::int64_t column = 0, count; column < target_.columns; column += count) {
+        std::byte* const to = static_cast<std::byte*>(target_.data) + row * target_.row_stride +
+                              column * target_.column_stride;
+        count = part_of(target_.columns - column, to);
+        finish(sums_ + row * target_.columns + column,
+               epilogue_.bias ? epilogue_.bias + column : nullptr, count, to);
+      }
+    }
+    return rounded_;
+  }
+
+ private:
   using Bits = typename Float::Bits;
-  const bool whole = count == kTogether;
-  const bool neighbours = stride == std::ptrdiff_t(sizeof(Bits));
-  Sum some_sums[kTogether];
-  double some_bias[kTogether];
-  Bits before[kTogether], results[kTogether];
-  FinishChunk chunk{.sums = sums,
-                    .alpha = epilogue.alpha,
-                    .beta = epilogue.beta,
-                    .bias = epilogue.bias ? epilogue.bias + column : nullptr,
-                    .before = nullptr,
-                    .relu = epilogue.activation == Activation::relu};
-  if (!whole) {  // zeros make it whole
-    std::fill(std::copy_n(sums, count, some_sums), some_sums + kTogether, Sum(0));
-    chunk.sums = some_sums;
-    if (epilogue.bias) {
-      std::fill(std::copy_n(chunk.bias, count, some_bias), some_bias + kTogether, 0.0);
-      chunk.bias = some_bias;
-    }
-  }
-  if (epilogue.beta != 0) {
-    if (!whole) std::fill_n(before, kTogether, Bits(0));
-    for (std::int64_t i = 0; i < count; ++i)
-      std::memcpy(&before[i], to + i * stride, sizeof before[i]);
-    chunk.before = before;
-  }
-  if (!finish(chunk, results, rounded.underflow)) return false;
-  if (neighbours)
-    std::memcpy(to, results, std::size_t(count) * sizeof results[0]);
-  else
-    for (std::int64_t i = 0; i < count; ++i)
-      std::memcpy(to + i * stride, &results[i], sizeof results[i]);
-  return true;
-}
+  static constexpr std::ptrdiff_t kSize = sizeof(Bits);
 
-template <typename Float, typename Sum>
-Rounded finish_as(const Sum* sums, const Epilogue& epilogue, const Target& target) {
-  Rounded rounded;
-  const bool plain = epilogue.is_plain();
-  const bool easy =
-      epilogue.activation == Activation::none || epilogue.activation == Activation::relu;
-  constexpr DType sums_type = sizeof(Sum) == sizeof(double) ? DType::float64 : DType::float32;
-  const Finish fast = easy ? finisher_for(isa_in_use(), sums_type, target.dtype) : nullptr;
-  for (std::int64_t row = 0; row < target.rows; ++row) {
-    for (std::int64_t column = 0; column < target.columns; column += kTogether) {
-      const std::int64_t count = std::min(kTogether, target.columns - column);
-      const Sum* const from = sums + row * target.columns + column;
-      std::byte* const to = static_cast<std::byte*>(target.data) + row * target.row_stride +
-                            column * target.column_stride;
-      if (fast && finish_fast<Float>(fast, from, epilogue, column, count, to, target.column_stride,
-                                     rounded))
-        continue;
-      if (plain)
-        round_together<Float>(from, nullptr, count, to, target.column_stride, rounded);
-      else
-        finish_together<Float>(from, epilogue, column, count, to, target.column_stride, rounded);
+  /// How many columns make a part, of what is left: so many that the next one begins a line.
+  std::int64_t part_of(std::int64_t left, const std::byte* to) const {
+    if (left <= kPart) return left;
+    const auto over = std::ptrdiff_t(reinterpret_cast<std::uintptr_t>(to) % kLineBytes);
+    return kPart - over / kSize;
+  }
+
+  void finish(const Sum* sums, const double* bias, std::int64_t count, std::byte* to) {
+    alignas(kLineBytes) std::byte buffer[kPart * kSize], old[kPart * kSize];
+    const bool reads = epilogue_.beta != 0;
+    std::byte* const results = has_neighbours_ && !streams_ && !reads ? to : buffer;
+    const std::byte* const before = !reads ? nullptr : has_neighbours_ ? to : old;
+    if (before == old)
+      for (std::int64_t i = 0; i < count; ++i)
+        std::memcpy(old + i * kSize, to + i * target_.column_stride, kSize);
+    for (std::int64_t done = 0; done < count;) {
+      const auto from = [&](std::int64_t columns) {
+        return Columns{sums + done, bias ? bias + done : nullptr,
+                       before ? before + done * kSize : nullptr, columns, results + done * kSize};
+      };
+      if (fast_) done += finish_fast(from(count - done));
+      if (done < count) done += finish_generally(from(std::min(kTogether, count - done)));
+    }
+    if (streams_) {
+      machine_->stream(results, to, std::size_t(count) * kSize);
+    } else if (!has_neighbours_) {
+      for (std::int64_t i = 0; i < count; ++i)
+        std::memcpy(to + i * target_.column_stride, results + i * kSize, kSize);
+    } else if (results != to) {
+      std::memcpy(to, results, std::size_t(count) * kSize);
     }
   }
-  return rounded;
-}
+
+  struct Columns {
+    const Sum* sums;
+    const double* bias;
+    const std::byte* before;
+    std::int64_t count;
+    std::byte* results;
+  };
+
+  /// By the machine's own loops, as far as they go.
+  std::int64_t finish_fast(const Columns& columns) {
+    constexpr std::int64_t kStep = kFinishedTogether;
+    FinishRow row{.sums = columns.sums,
+                  .alpha = epilogue_.alpha,
+                  .beta = epilogue_.beta,
+                  .bias = columns.bias,
+                  .before = columns.before,
+                  .relu = epilogue_.activation == Activation::relu,
+                  .columns = columns.count / kStep * kStep,
+                  .results = columns.results};
+    const std::int64_t done = fast_(row, rounded_.underflow), rest = columns.count - done;
+    if (done < row.columns || rest == 0) return done;
+    // The last ones, which zeros make whole.
+    Sum sums[kStep] = {};
+    double bias[kStep] = {};
+    std::byte before[kStep * kSize] = {}, results[kStep * kSize];
+    std::copy_n(columns.sums + done, rest, sums);
+    row.sums = sums;
+    if (row.bias) {
+      std::copy_n(columns.bias + done, rest, bias);
+      row.bias = bias;
+    }
+    if (row.before) {
+      std::memcpy(before, columns.before + done * kSize, std::size_t(rest) * kSize);
+      row.before = before;
+    }
+    row.columns = kStep;
+    row.results = results;
+    if (fast_(row, rounded_.underflow) < kStep) return done;
+    std::memcpy(columns.results + done * kSize, results, std::size_t(rest) * kSize);
+    return columns.count;
+  }
+
+  std::int64_t finish_generally(const Columns& columns) {
+    if (epilogue_.is_plain())
+      round_together<Float>(columns.sums, nullptr, columns.count, columns.results, rounded_);
+    else
+      finish_together<Float>(columns.sums, epilogue_, columns.bias, columns.before, columns.count,
+                             columns.results, rounded_);
+    return columns.count;
+  }
+
+  const Sum* const sums_;
+  const Epilogue& epilogue_;
+  const Target& target_;
+  const Finishers* const machine_;
+  Finish fast_ = nullptr;
+  const bool has_neighbours_, streams_;  // the target's columns; past the caches
+  Rounded rounded_;
+};
 
 template <typename Sum>
 Rounded finish_from(const Sum* sums, const Epilogue& epilogue, const Target& target) {
   switch (target.dtype) {
     case DType::float16:
-      return finish_as<Float16>(sums, epilogue, target);
+      return Finishing<Float16, Sum>(sums, epilogue, target).run();
     case DType::bfloat16:
-      return finish_as<BFloat16>(sums, epilogue, target);
+      return Finishing<BFloat16, Sum>(sums, epilogue, target).run();
     case DType::float32:
-      return finish_as<Native<float>>(sums, epilogue, target);
+      return Finishing<Native<float>, Sum>(sums, epilogue, target).run();
     case DType::float64:
-      return finish_as<Native<double>>(sums, epilogue, target);
+      return Finishing<Native<double>, Sum>(sums, epilogue, target).run();
     default:
       throw Error(ErrorKind::argument, std::string("sums of floats can't be finished as ") +
                                            name_of(target.dtype) + ".");
@@ -189,21 +254,30 @@ Rounded finish_from(const Sum* sums, const Epilogue& epilogue, const Target& tar
 
 }  // namespace
 
-Finish finisher_for(Isa isa, DType sums, DType target) {
+const Finishers* finishers_for(Isa isa) {
 #if defined(__x86_64__)
-  if (isa == Isa::avx512) return finisher_avx512(sums, target);
-  if (isa == Isa::avx2) return finisher_avx2(sums, target);
+  if (isa == Isa::avx512) return &kAvx512Finishers;
+  if (isa == Isa::avx2) return &kAvx2Finishers;
+#elif defined(__aarch64__)
+  if (isa == Isa::neon) return &kNeonFinishers;
 #endif
-  (void)isa, (void)sums, (void)target;
+  (void)isa;
   return nullptr;
 }
 
-Rounded finish(const void* sums, DType sums_type, const Epilogue& epilogue, const Target& target) {
+Rounded begin_to_finish(const void* sums, DType sums_type, const Epilogue& epilogue,
+                        const Target& target) {
   if (sums_type == DType::float64)
     return finish_from(static_cast<const double*>(sums), epilogue, target);
   if (sums_type == DType::float32)
     return finish_from(static_cast<const float*>(sums), epilogue, target);
   throw Error(ErrorKind::argument, std::string("sums can't be ") + name_of(sums_type) + ".");
+}
+
+Rounded finish(const void* sums, DType sums_type, const Epilogue& epilogue, const Target& target) {
+  const Rounded rounded = begin_to_finish(sums, sums_type, epilogue, target);
+  unpackers_for(isa_in_use()).finish_streaming();
+  return rounded;
 }
 
 double activate(Activation activation, double x) {

@@ -9,29 +9,45 @@
 
 #include "npublas/base/cpu_features.hpp"
 #include "npublas/base/dtype.hpp"
+#include "npublas/math/finish.hpp"
 
 namespace npublas {
 
-/// Columns that are finished together.
-inline constexpr int kFinishedTogether = 64;
+/// Columns are finished in multiples of these, which every machine's vectors divide.
+inline constexpr int kFinishedTogether = 16;
 
-/// So many of each, which are neighbours.
-struct FinishChunk {
+/// Some of a row. Neighbours, and nothing has to be aligned.
+struct FinishRow {
   const void* sums;
   double alpha, beta;
   const double* bias;  ///< or null
   const void* before;  ///< what was there; null if beta is 0
   bool relu;
+  std::int64_t columns;  ///< a multiple of `kFinishedTogether`
+  void* results;
 };
 
-/// Rounds them into `results`. False if one is out of the ordinary; then nothing has happened.
-using Finish = bool (*)(const FinishChunk& chunk, void* results, bool& underflow);
+/// Finishes columns up to the first ones, of a vector, of which one is out of the ordinary. Says how
+/// many it has finished; those behind them are as they were.
+using Finish = std::int64_t (*)(const FinishRow& row, bool& underflow);
 
-/// Null if there are no such loops.
-Finish finisher_for(Isa isa, DType sums, DType target);
+/// Of one set of instructions.
+struct Finishers {
+  Finish (*of)(DType sums, DType target);
+  /// Copies past the caches, where whole lines are written.
+  void (*stream)(const std::byte* from, std::byte* to, std::size_t bytes);
+};
+
+/// Null if there are none.
+const Finishers* finishers_for(Isa isa);
 #if defined(__x86_64__)
-Finish finisher_avx2(DType sums, DType target);
-Finish finisher_avx512(DType sums, DType target);
+extern const Finishers kAvx2Finishers, kAvx512Finishers;
+#elif defined(__aarch64__)
+extern const Finishers kNeonFinishers;
 #endif
+
+/// `finish`, but for waiting until what was streamed can be seen by others.
+Rounded begin_to_finish(const void* sums, DType sums_type, const Epilogue& epilogue,
+                        const Target& target);
 
 }  // namespace npublas

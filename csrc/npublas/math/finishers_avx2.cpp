@@ -10,22 +10,46 @@
 namespace npublas {
 namespace {
 
-inline void halve(const float* floats, std::uint16_t* halves) {
-  for (int i = 0; i < kFinishedTogether; i += 8)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(halves + i),
-                     _mm256_cvtps_ph(_mm256_loadu_ps(floats + i), _MM_FROUND_TO_NEAREST_INT));
+typedef double Doubles __attribute__((vector_size(32)));
+typedef std::int64_t Longs __attribute__((vector_size(32)));
+typedef float Floats __attribute__((vector_size(32)));
+typedef std::uint32_t Words __attribute__((vector_size(32)));
+typedef std::uint16_t Halves __attribute__((vector_size(16)));
+
+inline Doubles widen_lower(Floats floats) {
+  return _mm256_cvtps_pd(_mm256_castps256_ps128(floats));
 }
-inline void unhalve(const std::uint16_t* halves, float* floats) {
-  for (int i = 0; i < kFinishedTogether; i += 8)
-    _mm256_storeu_ps(
-        floats + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves + i))));
+inline Doubles widen_upper(Floats floats) {
+  return _mm256_cvtps_pd(_mm256_extractf128_ps(floats, 1));
+}
+inline Floats nearest(Doubles lower, Doubles upper) {
+  return _mm256_set_m128(_mm256_cvtpd_ps(upper), _mm256_cvtpd_ps(lower));
+}
+inline Doubles cut(Doubles bits, Longs last, Longs kept) {
+  return (Doubles)(((Longs)bits | last) & kept);
+}
+inline Halves halve(Floats floats) {
+  return (Halves)_mm256_cvtps_ph(floats, _MM_FROUND_TO_NEAREST_INT);
+}
+inline Floats unhalve(Halves halves) { return _mm256_cvtph_ps((__m128i)halves); }
+inline bool any_at_least(Words words, std::uint32_t bound) {
+  const __m256i larger = _mm256_max_epu32((__m256i)words, _mm256_set1_epi32(int(bound)));
+  return _mm256_movemask_epi8(_mm256_cmpeq_epi32(larger, (__m256i)words)) != 0;
+}
+inline bool any(Longs mask) { return !_mm256_testz_si256((__m256i)mask, (__m256i)mask); }
+
+inline void stream_line(const std::byte* from, std::byte* to) {
+  const auto* const parts = reinterpret_cast<const __m256i*>(from);
+  const __m256i lower = _mm256_loadu_si256(parts), upper = _mm256_loadu_si256(parts + 1);
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), lower);
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to) + 1, upper);
 }
 
 #include "npublas/math/finishers_body.hpp"
 
 }  // namespace
 
-Finish finisher_avx2(DType sums, DType target) { return finisher(sums, target); }
+constexpr Finishers kAvx2Finishers = {finisher_of, stream};
 
 }  // namespace npublas
 #endif

@@ -10,23 +10,45 @@
 namespace npublas {
 namespace {
 
-inline void halve(const float* floats, std::uint16_t* halves) {
-  for (int i = 0; i < kFinishedTogether; i += 16)
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(halves + i),
-                        _mm512_cvtps_ph(_mm512_loadu_ps(floats + i), _MM_FROUND_TO_NEAREST_INT));
+typedef double Doubles __attribute__((vector_size(64)));
+typedef std::int64_t Longs __attribute__((vector_size(64)));
+typedef float Floats __attribute__((vector_size(64)));
+typedef std::uint32_t Words __attribute__((vector_size(64)));
+typedef std::uint16_t Halves __attribute__((vector_size(32)));
+
+inline Doubles widen_lower(Floats floats) {
+  return _mm512_cvtps_pd(_mm512_castps512_ps256(floats));
 }
-inline void unhalve(const std::uint16_t* halves, float* floats) {
-  for (int i = 0; i < kFinishedTogether; i += 16)
-    _mm512_storeu_ps(
-        floats + i,
-        _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves + i))));
+inline Doubles widen_upper(Floats floats) {
+  return _mm512_cvtps_pd(_mm512_extractf32x8_ps(floats, 1));
+}
+inline Floats nearest(Doubles lower, Doubles upper) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(lower)),
+                            _mm512_cvtpd_ps(upper), 1);
+}
+inline Doubles cut(Doubles bits, Longs last, Longs kept) {
+  constexpr int kFirstOrSecondAndThird = 0xa8;
+  return (Doubles)_mm512_ternarylogic_epi64((__m512i)bits, (__m512i)last, (__m512i)kept,
+                                            kFirstOrSecondAndThird);
+}
+inline Halves halve(Floats floats) {
+  return (Halves)_mm512_cvtps_ph(floats, _MM_FROUND_TO_NEAREST_INT);
+}
+inline Floats unhalve(Halves halves) { return _mm512_cvtph_ps((__m256i)halves); }
+inline bool any_at_least(Words words, std::uint32_t bound) {
+  return _mm512_cmpge_epu32_mask((__m512i)words, _mm512_set1_epi32(int(bound))) != 0;
+}
+inline bool any(Longs mask) { return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask) != 0; }
+
+inline void stream_line(const std::byte* from, std::byte* to) {
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), _mm512_loadu_si512(from));
 }
 
 #include "npublas/math/finishers_body.hpp"
 
 }  // namespace
 
-Finish finisher_avx512(DType sums, DType target) { return finisher(sums, target); }
+constexpr Finishers kAvx512Finishers = {finisher_of, stream};
 
 }  // namespace npublas
 #endif

@@ -1,136 +1,218 @@
 // # The body of the finishers
-// Included by one file for each set of instructions, after it has defined `halve` and `unhalve`,
-// which convert between float32 and float16. Plain loops of one thing each, which the compiler
-// makes vectors of. Nothing here has external linkage, and nothing of the standard library is
-// instantiated: the linker must not find the copy that was compiled for other machines.
+// Included by one file for each set of instructions, after it has defined, in the same anonymous
+// namespace, its vectors:
+//
+//   Doubles, Longs           of 64 bits each; any
+//   Floats, Words, Halves    twice as many, a *step*, of 32 and 16 bits; widen_lower, widen_upper,
+//                            nearest, halve, unhalve, any_at_least
+//   cut                      (bits | last) & kept
+//   stream_line              64 bytes, to where they are aligned
+//
+// A step stays in registers from its sums to its result. Nothing here has external linkage, and
+// nothing of the standard library is instantiated: the linker must not find the copy that was
+// compiled for other machines.
 
-constexpr int kMany = kFinishedTogether;
+constexpr int kStep = int(sizeof(Floats) / sizeof(float));
+static_assert(kFinishedTogether % kStep == 0);
+constexpr std::uint32_t kMagnitude = 0x7fffffffu;
 
-inline std::uint32_t bits_of(float x) { return __builtin_bit_cast(std::uint32_t, x); }
-inline std::uint64_t bits_of(double x) { return __builtin_bit_cast(std::uint64_t, x); }
-
-/// A double as one of float32's bits, none of which is lost that a rounding to fewer needs: the
-/// last one is set if any below it is ("round to odd"). Of a normal float32, that is exact then.
-inline float odd(double value) {
-  constexpr std::uint64_t kBelow = (std::uint64_t(1) << 29) - 1;
-  const std::uint64_t bits = bits_of(value);
-  const std::uint64_t last = ((bits & kBelow) + kBelow) & (kBelow + 1);
-  return float(__builtin_bit_cast(double, (bits | last) & ~kBelow));
+template <typename Vector>
+inline Vector read(const void* from) {
+  Vector vector;
+  __builtin_memcpy(&vector, from, sizeof vector);
+  return vector;
 }
-inline float odd(float value) { return value; }
+template <typename Vector>
+inline void write(void* to, const Vector& vector) {
+  __builtin_memcpy(to, &vector, sizeof vector);
+}
 
+/// A step in double.
+struct Values {
+  Doubles lower, upper;
+};
+inline Values widen(Floats floats) { return {widen_lower(floats), widen_upper(floats)}; }
+
+template <typename Sum>
+inline Values read_sums(const Sum* from) {
+  if constexpr (sizeof(Sum) == sizeof(double))
+    return {read<Doubles>(from), read<Doubles>(from + kStep / 2)};
+  else
+    return widen(read<Floats>(from));
+}
+
+/// Doubles as floats, of which no bit is lost that a rounding to fewer needs: the last one is set if
+/// any below it is ("round to odd", as in base/half.hpp). Exact for what is a normal float.
+inline Doubles odd(Doubles values) {
+  constexpr std::int64_t kBelow = (std::int64_t(1) << 29) - 1;
+  const Longs last = ((Longs)values & kBelow) + kBelow;
+  return cut(values, last, (Longs{} | ~kBelow));
+}
+inline Floats odd(const Values& values) { return nearest(odd(values.lower), odd(values.upper)); }
+
+// A type that a target may have: `near` makes floats of which `round` makes the results. All is well
+// if the magnitudes of these floats lie in [kLeast, kMost), as bits; and, seen more carefully, if
+// those of the values are below kTooLarge, and zero or at least kSmallest.
 struct ToFloat16 {
   using Bits = std::uint16_t;
-  static constexpr double kLargest = 65504, kSmallest = 0;  // and flagged below
-  template <typename Value>
-  static void round(const Value* values, Bits* results, bool& underflow) {
-    float floats[kMany], back[kMany];
-    for (int i = 0; i < kMany; ++i) floats[i] = odd(values[i]);
-    halve(floats, results);
-    unhalve(results, back);
-    int lost = 0;
-    for (int i = 0; i < kMany; ++i)
-      lost |= int(__builtin_fabs(double(values[i])) < 0x1p-14) & int(Value(back[i]) != values[i]);
-    underflow |= lost != 0;
-  }
-  static void values(const Bits* bits, double* values) {
-    float floats[kMany];
-    unhalve(bits, floats);
-    for (int i = 0; i < kMany; ++i) values[i] = floats[i];
-  }
+  static constexpr std::uint32_t kLeast = 0x38800000u, kMost = 0x477ff000u;
+  static constexpr double kSmallest = 0x1p-14, kTooLarge = 65520;
+  static Floats near(const Values& values) { return odd(values); }
+  static Halves round(Floats floats) { return halve(floats); }
+  static Values read_from(const Bits* from) { return widen(unhalve(read<Halves>(from))); }
 };
 
 struct ToBFloat16 {
   using Bits = std::uint16_t;
-  static constexpr double kLargest = 0x1.fep127, kSmallest = 0x1p-126;
-  template <typename Value>
-  static void round(const Value* values, Bits* results, bool&) {
-    float floats[kMany];
-    for (int i = 0; i < kMany; ++i) floats[i] = odd(values[i]);
-    for (int i = 0; i < kMany; ++i) {
-      const std::uint32_t bits = bits_of(floats[i]);
-      results[i] = Bits((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-    }
+  static constexpr std::uint32_t kLeast = 0x00800001u, kMost = 0x7f7f8000u;
+  static constexpr double kSmallest = 0x1p-126, kTooLarge = 0x1.ffp127;
+  static Floats near(const Values& values) { return odd(values); }
+  static Halves round(Floats floats) {
+    const Words bits = (Words)floats;
+    return __builtin_convertvector((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16, Halves);
   }
-  static void values(const Bits* bits, double* values) {
-    for (int i = 0; i < kMany; ++i)
-      values[i] = __builtin_bit_cast(float, std::uint32_t(bits[i]) << 16);
+  static Values read_from(const Bits* from) {
+    return widen((Floats)(__builtin_convertvector(read<Halves>(from), Words) << 16));
   }
 };
 
-template <typename T>
-struct To {
-  using Bits = T;
-  static constexpr double kLargest = sizeof(T) == 8 ? 0x1.fffffffffffffp1023 : 0x1.fffffep127;
-  static constexpr double kSmallest = sizeof(T) == 8 ? 0 : 0x1p-126;
-  template <typename Value>
-  static void round(const Value* values, Bits* results, bool&) {
-    for (int i = 0; i < kMany; ++i) results[i] = T(values[i]);
-  }
-  static void values(const Bits* bits, double* values) {
-    for (int i = 0; i < kMany; ++i) values[i] = bits[i];
-  }
+struct ToFloat32 {
+  using Bits = float;
+  static constexpr std::uint32_t kLeast = 0x00800001u, kMost = 0x7f800000u;
+  static constexpr double kSmallest = 0x1p-126, kTooLarge = 0x1.ffffffp127;
+  static Floats near(const Values& values) { return nearest(values.lower, values.upper); }
+  static Floats round(Floats floats) { return floats; }
+  static Values read_from(const Bits* from) { return widen(read<Floats>(from)); }
 };
 
-/// Neither NaN nor too large for the type, nor subnormal.
-template <typename Target, typename Value>
-bool are_ordinary(const Value* values) {
-  int others = 0;
-  for (int i = 0; i < kMany; ++i) {
-    const double size = __builtin_fabs(double(values[i]));
-    others |= int(!(size <= Target::kLargest)) | (int(size < Target::kSmallest) & int(size != 0));
-  }
-  return others == 0;
+// As masks: signs are as good as random. NaN stays.
+inline Doubles relu(Doubles values) { return (Doubles)((Longs)values & ~(Longs)(values < 0.0)); }
+inline Values relu(const Values& values) { return {relu(values.lower), relu(values.upper)}; }
+/// The same of results that are neither zero nor NaN.
+typedef std::int16_t Shorts __attribute__((vector_size(sizeof(Halves))));
+typedef std::int32_t Integers __attribute__((vector_size(sizeof(Floats))));
+inline Halves relu_of_bits(Halves bits) { return (Halves)((Shorts)bits & ~((Shorts)bits >> 15)); }
+inline Floats relu_of_bits(Floats bits) {
+  return (Floats)((Integers)bits & ~((Integers)bits >> 31));
 }
 
-template <typename Target, typename Sum>
-bool finish_chunk(const FinishChunk& chunk, void* results, bool& underflow) {
-  using Bits = typename Target::Bits;
-  const auto* const sums = static_cast<const Sum*>(chunk.sums);
-  auto* const rounded = static_cast<Bits*>(results);
-  if (chunk.alpha == 1 && chunk.beta == 0 && !chunk.bias && !chunk.relu) {
-    if (!are_ordinary<Target>(sums)) return false;
-    Target::round(sums, rounded, underflow);
-    return true;
+inline Doubles magnitude(Doubles values) {
+  return (Doubles)((Longs)values & (std::int64_t(-1) ^ (std::int64_t(1) << 63)));
+}
+
+/// alpha · sum + beta · what was there + bias, from column `at` on.
+template <typename Read, typename Sum, typename Bits>
+inline Values values_at(const FinishRow& row, std::int64_t at, const Sum* sums, const Bits* before,
+                        Read read_before) {
+  Values values = read_sums(sums + at);
+  values.lower = row.alpha * values.lower;
+  values.upper = row.alpha * values.upper;
+  if (before) {
+    const Values old = read_before(before + at);
+    values.lower += row.beta * old.lower;
+    values.upper += row.beta * old.upper;
   }
-  double values[kMany];
-  for (int i = 0; i < kMany; ++i) values[i] = chunk.alpha * double(sums[i]);
-  if (chunk.beta != 0) {
-    double before[kMany];
-    Target::values(static_cast<const Bits*>(chunk.before), before);
-    for (int i = 0; i < kMany; ++i) values[i] += chunk.beta * before[i];
+  if (row.bias) {
+    values.lower += read<Doubles>(row.bias + at);
+    values.upper += read<Doubles>(row.bias + at + kStep / 2);
   }
-  if (chunk.bias)
-    for (int i = 0; i < kMany; ++i) values[i] += chunk.bias[i];
-  if (!are_ordinary<Target>(values)) return false;
-  if (chunk.relu) {
-    for (int i = 0; i < kMany; ++i) {  // as a mask: signs are as good as random
-      const std::uint64_t keep = 0u - std::uint64_t(!(values[i] < 0));
-      values[i] = __builtin_bit_cast(double, bits_of(values[i]) & keep);
+  return values;
+}
+
+/// A step of which a value may be zero, or out of the ordinary. False if one is.
+template <typename Target>
+[[gnu::noinline]] bool finish_carefully(const Values& given, bool is_relu, void* results,
+                                        bool& underflow) {
+  const Values values = is_relu ? relu(given) : given;
+  const Doubles sizes[] = {magnitude(values.lower), magnitude(values.upper)};
+  const auto is_small = [](Doubles size) {
+    return (Longs)(size < Target::kSmallest) & (Longs)(size != 0.0);
+  };
+  const Longs lower_small = is_small(sizes[0]), upper_small = is_small(sizes[1]);
+  if (any(~((Longs)(sizes[0] < Target::kTooLarge) & (Longs)(sizes[1] < Target::kTooLarge))))
+    return false;
+  const auto rounded = Target::round(Target::near(values));
+  if (any(lower_small | upper_small)) {
+    if constexpr (sizeof rounded == sizeof(Halves) && Target::kSmallest == ToFloat16::kSmallest) {
+      const Values back = widen(unhalve(rounded));
+      underflow |= any((lower_small & (Longs)(back.lower != values.lower)) |
+                       (upper_small & (Longs)(back.upper != values.upper)));
+    } else {
+      return false;
     }
   }
-  Target::round(values, rounded, underflow);
+  write(results, rounded);
   return true;
 }
 
-template <typename Target>
-Finish finisher_from(DType sums) {
-  if (sums == DType::float32) return finish_chunk<Target, float>;
-  if (sums == DType::float64) return finish_chunk<Target, double>;
-  return nullptr;
+template <typename Target, typename Sum>
+std::int64_t finish_row(const FinishRow& given, bool& underflow) {
+  using Bits = typename Target::Bits;
+  const FinishRow row = given;  // of which the compiler knows that no store changes it
+  const auto* const sums = static_cast<const Sum*>(row.sums);
+  const auto* const before = static_cast<const Bits*>(row.before);
+  auto* const results = static_cast<Bits*>(row.results);
+  for (std::int64_t at = 0; at < row.columns; at += kStep) {
+    const Values values = values_at(row, at, sums, before, Target::read_from);
+    const Floats near = Target::near(values);
+    const Words size = (Words)near & kMagnitude;
+    if (any_at_least(size - Target::kLeast, Target::kMost - Target::kLeast)) [[unlikely]] {
+      if (!finish_carefully<Target>(values, row.relu, results + at, underflow)) return at;
+      continue;
+    }
+    const auto rounded = Target::round(near);
+    write(results + at, row.relu ? relu_of_bits(rounded) : rounded);
+  }
+  return row.columns;
 }
 
-Finish finisher(DType sums, DType target) {
+/// Into float64, where nothing is rounded.
+template <typename Sum>
+std::int64_t finish_as_doubles(const FinishRow& given, bool&) {
+  const FinishRow row = given;
+  const auto* const sums = static_cast<const Sum*>(row.sums);
+  const auto* const before = static_cast<const double*>(row.before);
+  auto* const results = static_cast<double*>(row.results);
+  for (std::int64_t at = 0; at < row.columns; at += kStep) {
+    Values values = values_at(row, at, sums, before, read_sums<double>);
+    constexpr double kLargest = 0x1.fffffffffffffp1023;
+    if (any(~((Longs)(magnitude(values.lower) <= kLargest) &
+              (Longs)(magnitude(values.upper) <= kLargest)))) [[unlikely]]
+      return at;
+    if (row.relu) values = relu(values);
+    write(results + at, values.lower);
+    write(results + at + kStep / 2, values.upper);
+  }
+  return row.columns;
+}
+
+template <typename Sum>
+Finish finisher_from(DType target) {
   switch (target) {
     case DType::float16:
-      return finisher_from<ToFloat16>(sums);
+      return finish_row<ToFloat16, Sum>;
     case DType::bfloat16:
-      return finisher_from<ToBFloat16>(sums);
+      return finish_row<ToBFloat16, Sum>;
     case DType::float32:
-      return finisher_from<To<float>>(sums);
+      return finish_row<ToFloat32, Sum>;
     case DType::float64:
-      return finisher_from<To<double>>(sums);
+      return finish_as_doubles<Sum>;
     default:
       return nullptr;
   }
+}
+
+Finish finisher_of(DType sums, DType target) {
+  if (sums == DType::float32) return finisher_from<float>(target);
+  if (sums == DType::float64) return finisher_from<double>(target);
+  return nullptr;
+}
+
+void stream(const std::byte* from, std::byte* to, std::size_t bytes) {
+  constexpr std::size_t kLine = 64;
+  const std::size_t lead = (kLine - reinterpret_cast<std::uintptr_t>(to) % kLine) % kLine;
+  std::size_t at = lead < bytes ? lead : bytes;
+  __builtin_memcpy(to, from, at);
+  for (; at + kLine <= bytes; at += kLine) stream_line(from + at, to + at);
+  __builtin_memcpy(to + at, from + at, bytes - at);
 }

@@ -5,7 +5,7 @@
 #include <optional>
 #include <vector>
 
-#include "npublas/math/finish.hpp"
+#include "npublas/math/finishers.hpp"
 #include "npublas/math/unpacking.hpp"
 
 namespace npublas {
@@ -132,7 +132,11 @@ Unpacked unpack(ScaledSums sums, const Target& target) {
 }
 
 // A part of the sums that stays in L1 until it is finished.
-constexpr std::int64_t kPartRows = 32, kPartBytes = 1024;
+#ifndef PR
+#define PR 32
+#define PB 1024
+#endif
+constexpr std::int64_t kPartRows = PR, kPartBytes = PB;
 
 Finished finish_parts(ScaledSums sums, DType sums_type, const Epilogue& epilogue,
                       const Target& target) {
@@ -140,9 +144,9 @@ Finished finish_parts(ScaledSums sums, DType sums_type, const Epilogue& epilogue
   const std::int64_t size = sums_type == DType::float64 ? 8 : 4;
   Rounded rounded;
   for (std::int64_t row = 0; row < target.rows; row += kPartRows) {
-    for (std::int64_t column = 0; column < target.columns; column += kPartBytes / size) {
+    for (std::int64_t column = 0, columns; column < target.columns; column += columns) {
       const std::int64_t rows = std::min(kPartRows, target.rows - row);
-      const std::int64_t columns = std::min(kPartBytes / size, target.columns - column);
+      columns = std::min(kPartBytes / size, target.columns - column);
       sums.unpack(row, column,
                   {.data = buffer,
                    .row_stride = columns * size,
@@ -157,11 +161,12 @@ Finished finish_parts(ScaledSums sums, DType sums_type, const Epilogue& epilogue
                 column * target.column_stride;
       to.rows = rows;
       to.columns = columns;
-      const Rounded now = finish(buffer, sums_type, part, to);
+      const Rounded now = begin_to_finish(buffer, sums_type, part, to);
       rounded.overflow |= now.overflow;
       rounded.underflow |= now.underflow;
     }
   }
+  unpackers_for(isa_in_use()).finish_streaming();
   return {sums.seen(), rounded};
 }
 

@@ -10,9 +10,6 @@
 namespace npublas {
 namespace {
 
-// Results from this size on are streamed. Half of what a core can hope for of a shared cache.
-constexpr std::size_t kLarge = std::size_t(8) << 20;
-
 // A strip's size. Memory is fast where it is read and written in runs: of a native surface, 32 rows
 // are 512 neighbouring bytes of each group of columns; of a row-major one, 32 lines of the result
 // are 2 KiB and more. Its part of the result stays in L1.
@@ -97,7 +94,7 @@ class Unpacking {
       scatter();
       return;
     }
-    const bool streams = target_.whole_bytes >= kLarge && !accumulate_;
+    const bool streams = target_.whole_bytes >= kStreamedFrom && !accumulate_;
     if (!streams && source_.is_native && target_.row_stride % kCrowdedPitch == 0)
       strip_size_ = kCrowdedStrip;
     const std::int64_t lead = columns_to_line();

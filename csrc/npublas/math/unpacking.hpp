@@ -12,6 +12,9 @@
 
 namespace npublas {
 
+/// Results from this size on are streamed. Half of what a core can hope for of a shared cache.
+inline constexpr std::size_t kStreamedFrom = std::size_t(8) << 20;
+
 /// Where sums come from, and what goes with their rows and columns.
 struct SumSource {
   const std::uint32_t *main, *a_low, *b_low;
