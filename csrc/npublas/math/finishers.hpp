@@ -10,6 +10,7 @@
 #include "npublas/base/cpu_features.hpp"
 #include "npublas/base/dtype.hpp"
 #include "npublas/math/finish.hpp"
+#include "npublas/math/unpackers.hpp"
 
 namespace npublas {
 
@@ -31,9 +32,31 @@ struct FinishRow {
 /// many it has finished; those behind them are as they were.
 using Finish = std::int64_t (*)(const FinishRow& row, bool& underflow);
 
+/// Some rows of a few neighbouring lines, where a line is as many columns as make 64 bytes of the
+/// result: from the surface (as a Strip of unpackers.hpp) to where it belongs, without a stop.
+struct FinishStrip {
+  const std::uint32_t* main;
+  std::ptrdiff_t row_step, group_step;
+  const float *row_floats, *column_floats;  ///< powers of two, as all of their products
+  const float* bias;                        ///< -0 where there is none
+  bool relu;
+  std::int64_t rows, lines;
+  std::byte* to;
+  std::ptrdiff_t pitch;
+  bool is_native;
+  bool streams;  ///< past the caches, to where lines are aligned
+};
+
+/// Finishes lines of rows, row by row and then line by line, from `first` on, up to one that has to
+/// go the general way, and says which that is: `rows * lines` if there is none.
+using FinishLines = std::int64_t (*)(const FinishStrip& strip, std::int64_t first,
+                                     SeenInStrips& seen, bool& underflow);
+
 /// Of one set of instructions.
 struct Finishers {
   Finish (*of)(DType sums, DType target);
+  /// Null if there is none.
+  FinishLines (*of_strip)(SumsOf sums, DType target);
   /// Copies past the caches, where whole lines are written.
   void (*stream)(const std::byte* from, std::byte* to, std::size_t bytes);
 };

@@ -32,12 +32,33 @@ inline Halves halve(Floats floats) {
   return (Halves)_mm256_cvtps_ph(floats, _MM_FROUND_TO_NEAREST_INT);
 }
 inline Floats unhalve(Halves halves) { return _mm256_cvtph_ps((__m128i)halves); }
-inline bool any_at_least(Words words, std::uint32_t bound) {
+inline Words at_least(Words words, std::uint32_t bound) {
   const __m256i larger = _mm256_max_epu32((__m256i)words, _mm256_set1_epi32(int(bound)));
-  return _mm256_movemask_epi8(_mm256_cmpeq_epi32(larger, (__m256i)words)) != 0;
+  return (Words)_mm256_cmpeq_epi32(larger, (__m256i)words);
+}
+typedef Words Mask;
+inline Mask where_at_least(Words words, std::uint32_t bound) { return at_least(words, bound); }
+inline Mask where_equal(Words words, std::uint32_t value) { return (Words)(words == value); }
+inline bool any(Words mask) { return !_mm256_testz_si256((__m256i)mask, (__m256i)mask); }
+inline Words load_groups(const std::uint32_t* group, std::ptrdiff_t step) {
+  return (Words)_mm256_set_m128i(
+      _mm_loadu_si128(reinterpret_cast<const __m128i*>(group + step)),
+      _mm_loadu_si128(reinterpret_cast<const __m128i*>(group)));
+}
+inline Doubles widen_lower_integers(Words words) {
+  return _mm256_cvtepi32_pd(_mm256_castsi256_si128((__m256i)words));
+}
+inline Doubles widen_upper_integers(Words words) {
+  return _mm256_cvtepi32_pd(_mm256_extracti128_si256((__m256i)words, 1));
 }
 inline bool any(Longs mask) { return !_mm256_testz_si256((__m256i)mask, (__m256i)mask); }
 
+inline void stream_step(std::byte* to, Floats floats) {
+  _mm256_stream_ps(reinterpret_cast<float*>(to), floats);
+}
+inline void stream_step(std::byte* to, Halves halves) {
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)halves);
+}
 inline void stream_line(const std::byte* from, std::byte* to) {
   const auto* const parts = reinterpret_cast<const __m256i*>(from);
   const __m256i lower = _mm256_loadu_si256(parts), upper = _mm256_loadu_si256(parts + 1);
@@ -46,10 +67,11 @@ inline void stream_line(const std::byte* from, std::byte* to) {
 }
 
 #include "npublas/math/finishers_body.hpp"
+#include "npublas/math/finishers_strips.hpp"
 
 }  // namespace
 
-constexpr Finishers kAvx2Finishers = {finisher_of, stream};
+constexpr Finishers kAvx2Finishers = {finisher_of, strip_finisher_of, stream};
 
 }  // namespace npublas
 #endif

@@ -35,20 +35,50 @@ inline Halves halve(Floats floats) {
   return (Halves)_mm512_cvtps_ph(floats, _MM_FROUND_TO_NEAREST_INT);
 }
 inline Floats unhalve(Halves halves) { return _mm512_cvtph_ps((__m256i)halves); }
-inline bool any_at_least(Words words, std::uint32_t bound) {
-  return _mm512_cmpge_epu32_mask((__m512i)words, _mm512_set1_epi32(int(bound))) != 0;
+typedef __mmask16 Mask;
+inline Mask where_at_least(Words words, std::uint32_t bound) {
+  return _mm512_cmpge_epu32_mask((__m512i)words, _mm512_set1_epi32(int(bound)));
+}
+inline Mask where_equal(Words words, std::uint32_t value) {
+  return _mm512_cmpeq_epi32_mask((__m512i)words, _mm512_set1_epi32(int(value)));
+}
+inline bool any(Mask mask) { return mask != 0; }
+inline Words at_least(Words words, std::uint32_t bound) {
+  return (Words)_mm512_movm_epi32(where_at_least(words, bound));
+}
+inline bool any(Words mask) { return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0; }
+inline Words load_groups(const std::uint32_t* group, std::ptrdiff_t step) {
+  const auto two = [step](const std::uint32_t* from) {
+    return _mm256_inserti128_si256(
+        _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))),
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + step)), 1);
+  };
+  return (Words)_mm512_inserti64x4(_mm512_castsi256_si512(two(group)), two(group + 2 * step), 1);
+}
+inline Doubles widen_lower_integers(Words words) {
+  return _mm512_cvtepi32_pd(_mm512_castsi512_si256((__m512i)words));
+}
+inline Doubles widen_upper_integers(Words words) {
+  return _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64((__m512i)words, 1));
 }
 inline bool any(Longs mask) { return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask) != 0; }
 
+inline void stream_step(std::byte* to, Floats floats) {
+  _mm512_stream_ps(reinterpret_cast<float*>(to), floats);
+}
+inline void stream_step(std::byte* to, Halves halves) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)halves);
+}
 inline void stream_line(const std::byte* from, std::byte* to) {
   _mm512_stream_si512(reinterpret_cast<__m512i*>(to), _mm512_loadu_si512(from));
 }
 
 #include "npublas/math/finishers_body.hpp"
+#include "npublas/math/finishers_strips.hpp"
 
 }  // namespace
 
-constexpr Finishers kAvx512Finishers = {finisher_of, stream};
+constexpr Finishers kAvx512Finishers = {finisher_of, strip_finisher_of, stream};
 
 }  // namespace npublas
 #endif

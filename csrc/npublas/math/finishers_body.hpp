@@ -2,11 +2,12 @@
 // Included by one file for each set of instructions, after it has defined, in the same anonymous
 // namespace, its vectors:
 //
-//   Doubles, Longs           of 64 bits each; any
-//   Floats, Words, Halves    twice as many, a *step*, of 32 and 16 bits; widen_lower, widen_upper,
-//                            nearest, halve, unhalve, any_at_least
+//   Doubles, Longs           of 64 bits each
+//   Floats, Words, Halves    twice as many, a *step*, of 32 and 16 bits; widen_lower, widen_upper
+//                            (_integers), nearest, halve, unhalve, load_groups
 //   cut                      (bits | last) & kept
-//   stream_line              64 bytes, to where they are aligned
+//   at_least, any            masks; Mask, where_at_least, where_equal: such as are tested at once
+//   stream_step, stream_line   of 64 bytes: past the caches, to where they are aligned
 //
 // A step stays in registers from its sums to its result. Nothing here has external linkage, and
 // nothing of the standard library is instantiated: the linker must not find the copy that was
@@ -52,11 +53,13 @@ inline Floats odd(const Values& values) { return nearest(odd(values.lower), odd(
 
 // A type that a target may have: `near` makes floats of which `round` makes the results. All is well
 // if the magnitudes of these floats lie in [kLeast, kMost), as bits; and, seen more carefully, if
-// those of the values are below kTooLarge, and zero or at least kSmallest.
+// those of the values are below kTooLarge, and zero or at least kSmallest. A float whose bits below
+// the last one of a normal result (kBelow) are kTie lies halfway between two.
 struct ToFloat16 {
   using Bits = std::uint16_t;
   static constexpr std::uint32_t kLeast = 0x38800000u, kMost = 0x477ff000u;
   static constexpr double kSmallest = 0x1p-14, kTooLarge = 65520;
+  static constexpr std::uint32_t kBelow = 0x1fffu, kTie = 0x1000u;
   static Floats near(const Values& values) { return odd(values); }
   static Halves round(Floats floats) { return halve(floats); }
   static Values read_from(const Bits* from) { return widen(unhalve(read<Halves>(from))); }
@@ -66,6 +69,7 @@ struct ToBFloat16 {
   using Bits = std::uint16_t;
   static constexpr std::uint32_t kLeast = 0x00800001u, kMost = 0x7f7f8000u;
   static constexpr double kSmallest = 0x1p-126, kTooLarge = 0x1.ffp127;
+  static constexpr std::uint32_t kBelow = 0xffffu, kTie = 0x8000u;
   static Floats near(const Values& values) { return odd(values); }
   static Halves round(Floats floats) {
     const Words bits = (Words)floats;
@@ -80,6 +84,7 @@ struct ToFloat32 {
   using Bits = float;
   static constexpr std::uint32_t kLeast = 0x00800001u, kMost = 0x7f800000u;
   static constexpr double kSmallest = 0x1p-126, kTooLarge = 0x1.ffffffp127;
+  static constexpr std::uint32_t kBelow = 0, kTie = 1;
   static Floats near(const Values& values) { return nearest(values.lower, values.upper); }
   static Floats round(Floats floats) { return floats; }
   static Values read_from(const Bits* from) { return widen(read<Floats>(from)); }
@@ -156,7 +161,7 @@ std::int64_t finish_row(const FinishRow& given, bool& underflow) {
     const Values values = values_at(row, at, sums, before, Target::read_from);
     const Floats near = Target::near(values);
     const Words size = (Words)near & kMagnitude;
-    if (any_at_least(size - Target::kLeast, Target::kMost - Target::kLeast)) [[unlikely]] {
+    if (any(where_at_least(size - Target::kLeast, Target::kMost - Target::kLeast))) [[unlikely]] {
       if (!finish_carefully<Target>(values, row.relu, results + at, underflow)) return at;
       continue;
     }

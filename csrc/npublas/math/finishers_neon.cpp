@@ -26,17 +26,39 @@ inline Doubles cut(Doubles bits, Longs last, Longs kept) {
 }
 inline Halves halve(Floats floats) { return vreinterpret_u16_f16(vcvt_f16_f32(floats)); }
 inline Floats unhalve(Halves halves) { return vcvt_f32_f16(vreinterpret_f16_u16(halves)); }
-inline bool any_at_least(Words words, std::uint32_t bound) { return vmaxvq_u32(words) >= bound; }
+inline Words at_least(Words words, std::uint32_t bound) {
+  return vcgeq_u32(words, vdupq_n_u32(bound));
+}
+typedef Words Mask;
+inline Mask where_at_least(Words words, std::uint32_t bound) { return at_least(words, bound); }
+inline Mask where_equal(Words words, std::uint32_t value) { return (Words)(words == value); }
+inline bool any(Words mask) { return vmaxvq_u32(mask) != 0; }
+inline Words load_groups(const std::uint32_t* group, std::ptrdiff_t) {
+  return vreinterpretq_u32_u8(vld1q_u8(reinterpret_cast<const std::uint8_t*>(group)));
+}
+inline Doubles widen_lower_integers(Words words) {
+  return vcvtq_f64_s64(vmovl_s32(vreinterpret_s32_u32(vget_low_u32(words))));
+}
+inline Doubles widen_upper_integers(Words words) {
+  return vcvtq_f64_s64(vmovl_high_s32(vreinterpretq_s32_u32(words)));
+}
 inline bool any(Longs mask) { return (mask[0] | mask[1]) != 0; }
 
+inline void stream_step(std::byte* to, Floats floats) {
+  __builtin_memcpy(to, &floats, sizeof floats);
+}
+inline void stream_step(std::byte* to, Halves halves) {
+  __builtin_memcpy(to, &halves, sizeof halves);
+}
 // Cores such as the Cortex-A76 find out by themselves that lines are written whole.
 inline void stream_line(const std::byte* from, std::byte* to) { __builtin_memcpy(to, from, 64); }
 
 #include "npublas/math/finishers_body.hpp"
+#include "npublas/math/finishers_strips.hpp"
 
 }  // namespace
 
-constexpr Finishers kNeonFinishers = {finisher_of, stream};
+constexpr Finishers kNeonFinishers = {finisher_of, strip_finisher_of, stream};
 
 }  // namespace npublas
 #endif

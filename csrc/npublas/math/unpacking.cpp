@@ -104,7 +104,7 @@ class Unpacking {
     const std::int64_t end = first + (target_.columns - first) / line_ * line_;
     for (std::int64_t row = 0; row < target_.rows; row += kBufferRows) {
       const std::int64_t rows = std::min(kBufferRows, target_.rows - row);
-      if (first > 0) by_buffer(row, rows, 0, first);
+      ask_for(row, rows, first > 0, end < target_.columns);
       for (std::int64_t r = row; r < row + rows; r += strip_size_.rows) {
         const std::int64_t some = std::min(strip_size_.rows, row + rows - r);
         if (streams && !directly)
@@ -112,7 +112,8 @@ class Unpacking {
         else
           straight(directly ? stream_ : store_, r, some, first, end);
       }
-      if (end < target_.columns) by_buffer(row, rows, end, target_.columns - end);
+      if (first > 0) beside_lines(row, rows, 0, first);
+      if (end < target_.columns) beside_lines(row, rows, end, target_.columns - end);
     }
     if (streams) unpackers_.finish_streaming();
   }
@@ -158,6 +159,34 @@ class Unpacking {
       strip.pitch = target_.row_stride;
       unpack(strip, seen_);
     }
+  }
+
+  /// Lines of which only a part will be written have to come from memory: asked for in time, they
+  /// are there when it is.
+  void ask_for(std::int64_t row, std::int64_t rows, bool first, bool last) const {
+    for (std::int64_t r = row; r < row + rows; ++r) {
+      if (first) __builtin_prefetch(at(r, 0), 1);
+      if (last) __builtin_prefetch(at(r, target_.columns - 1), 1);
+    }
+  }
+
+  /// Less than a line of columns, at the begin or the end: stored as a part of a line that has all
+  /// of them. (Added ones would be seen twice.)
+  void beside_lines(std::int64_t row, std::int64_t rows, std::int64_t column,
+                    std::int64_t columns) {
+    const std::int64_t begin = column == 0 ? 0 : target_.columns - line_;
+    if (accumulate_ || target_.columns < line_ || begin % 4 != 0) {
+      by_buffer(row, rows, column, columns);
+      return;
+    }
+    alignas(kLineBytes) std::byte buffer[kBufferRows * kLineBytes];
+    Strip strip = strip_at(row, rows, begin, 1);
+    strip.to = buffer;
+    strip.pitch = kLineBytes;
+    store_(strip, seen_);
+    const std::byte* const from = buffer + (column - begin) * size_;
+    for (std::int64_t r = 0; r < rows; ++r)
+      std::memcpy(at(row + r, column), from + r * kLineBytes, std::size_t(columns * size_));
   }
 
   // Rows of the target begin anywhere in a line, and only whole lines can be streamed. So strips go

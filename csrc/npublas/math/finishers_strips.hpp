@@ -1,0 +1,157 @@
+// # Finishing strips
+// Included after finishers_body.hpp. Sums come from the surface, lose their scales, get a bias and
+// leave rounded, without a stop in memory. Where a sum is one float, p, and the bias another, b,
+//
+//   round(double(p) + double(b)) = round(p + b)
+//
+// to the last bit, if p + b, which is rounded to float32, doesn't lie halfway between two results:
+// for rounding keeps order, and halfway is a float. (Into float32 it holds always: Figueroa 1995,
+// 53 >= 2·24 + 2.) If it does lie there, all depends on whether p + b was exact.
+
+template <bool is_native>
+inline Words load_step(const std::uint32_t* surface, int step, std::ptrdiff_t group_step) {
+  if constexpr (is_native) return load_groups(surface + step * (kStep / 4) * group_step, group_step);
+  return read<Words>(surface + step * kStep);
+}
+
+// Asks for what is needed two lines of the result from here, as unpackers_body.hpp does.
+template <bool is_native, int columns>
+[[gnu::always_inline]] inline void prefetch(const std::uint32_t* surface, std::ptrdiff_t group_step,
+                                            std::int64_t row) {
+  if constexpr (is_native) {
+    if (row % 4 != 0) return;
+    surface += columns / 2 * group_step;
+    for (int group = 0; group < columns / 4; ++group)
+      __builtin_prefetch(surface + group * group_step);
+  } else {
+    for (int column = 0; column < columns; column += 16)
+      __builtin_prefetch(surface + 2 * columns + column);
+  }
+}
+
+constexpr std::uint32_t kSmallestNormal = 0x00800000u, kInfinity = 0x7f800000u;
+
+/// Beyond what the target's normal numbers are, or halfway between two.
+template <typename Target>
+inline Mask doubtful(Floats floats) {
+  const Words size = (Words)floats & kMagnitude;
+  const Mask beyond = where_at_least(size - Target::kLeast, Target::kMost - Target::kLeast);
+  if constexpr (Target::kBelow == 0)
+    return beyond;
+  else
+    return Mask(beyond | where_equal((Words)floats & Target::kBelow, Target::kTie));
+}
+/// Not a normal number.
+inline Mask irregular(Floats floats) {
+  return where_at_least(((Words)floats & kMagnitude) - kSmallestNormal,
+                        kInfinity - kSmallestNormal);
+}
+
+/// True if the products of sums with powers of two are exact.
+inline bool are_zero_or_normal(Words sums, Floats products) {
+  const Words size = ((Words)products & kMagnitude) - kSmallestNormal;
+  return !any(at_least(size, kInfinity - kSmallestNormal) & (Words)((sums & kMagnitude) != 0));
+}
+
+/// Of a doubtful step: true if `results`, of p + b, is right after all. `p` isn't -0.
+template <typename Target, typename Results>
+inline bool settle(Floats p, Floats b, Results results, bool is_relu, bool& underflow) {
+  const Floats sum = p + b, b_again = sum - p;
+  const Floats error = (p - (sum - b_again)) + (b - b_again);  // Knuth's, exact
+  const Words size = (Words)sum & kMagnitude;
+  Words bad = at_least(size, Target::kMost);
+  const Words small = ~at_least(size, Target::kLeast);
+  if constexpr (Target::kBelow != 0) {
+    const Words tie = (Words)(((Words)sum & Target::kBelow) == Target::kTie);
+    bad |= (tie | small) & (Words)(error != 0.0f);
+  }
+  if constexpr (Target::kSmallest == ToFloat16::kSmallest)
+    underflow |= any(small & ~bad & (Words)(unhalve(results) != sum) &
+                     ((Words)(sum > 0.0f) | (is_relu ? 0u : ~0u)));
+  else
+    bad |= small & (Words)(size != 0);
+  return !any(bad);
+}
+
+template <typename Target, bool is_native, bool streams>
+std::int64_t finish_lines(const FinishStrip& given, std::int64_t first, SeenInStrips& seen,
+                          bool& underflow) {
+  using Bits = typename Target::Bits;
+  using Results = decltype(Target::round(Floats{}));
+  constexpr int kColumns = 64 / int(sizeof(Bits)), kSteps = kColumns / kStep;
+  const FinishStrip strip = given;  // of which the compiler knows that no store changes it
+  Words any_main = {};
+  std::int64_t line = first / strip.rows, row = first % strip.rows;
+  const auto end = [&](std::int64_t at) {
+    std::uint32_t lanes[kStep];
+    write(lanes, any_main);
+    for (int lane = 0; lane < kStep; ++lane) seen.main[lane % SeenInStrips::kLanes] |= lanes[lane];
+    return at;
+  };
+  for (; line < strip.lines; ++line, row = 0) {
+    const std::int64_t column = line * kColumns;
+    const std::uint32_t* from =
+        strip.main + column / 4 * strip.group_step + row * strip.row_step;
+    std::byte* to = strip.to + line * 64 + row * strip.pitch;
+    Floats scales[kSteps], bias[kSteps];
+    for (int step = 0; step < kSteps; ++step) {
+      scales[step] = read<Floats>(strip.column_floats + column + step * kStep);
+      bias[step] = read<Floats>(strip.bias + column + step * kStep);
+    }
+    for (; row < strip.rows; ++row) {
+      prefetch<is_native, kColumns>(from, strip.group_step, row);
+      Results results[kSteps];
+      Mask doubts[kSteps], all_doubts = {};
+      for (int step = 0; step < kSteps; ++step) {
+        const Words main = load_step<is_native>(from, step, strip.group_step);
+        any_main |= main;
+        const Floats p = (Floats)main * (scales[step] * strip.row_floats[row]);
+        const Floats sum = p + bias[step];
+        doubts[step] = Mask(irregular(p) | doubtful<Target>(sum));
+        all_doubts = Mask(all_doubts | doubts[step]);
+        results[step] = Target::round(sum);
+      }
+      if (any(all_doubts)) [[unlikely]] {
+        for (int step = 0; step < kSteps; ++step) {
+          if (!any(doubts[step])) continue;
+          const Words main = load_step<is_native>(from, step, strip.group_step);
+          const Floats p = (Floats)main * (scales[step] * strip.row_floats[row]);
+          const Floats unpacked = p + 0.0f;  // a zero is +0
+          results[step] = Target::round(unpacked + bias[step]);
+          if (!are_zero_or_normal(main, p) ||
+              !settle<Target>(unpacked, bias[step], results[step], strip.relu, underflow))
+            return end(line * strip.rows + row);
+        }
+      }
+      for (int step = 0; step < kSteps; ++step) {
+        if (strip.relu) results[step] = relu_of_bits(results[step]);
+        std::byte* const at = to + step * int(sizeof(Results));
+        if constexpr (streams)
+          stream_step(at, results[step]);
+        else
+          write(at, results[step]);
+      }
+      from += strip.row_step;
+      to += strip.pitch;
+    }
+  }
+  return end(strip.rows * strip.lines);
+}
+
+template <typename Target>
+std::int64_t finish_strip(const FinishStrip& strip, std::int64_t first, SeenInStrips& seen,
+                          bool& underflow) {
+  const auto finish = strip.is_native ? strip.streams ? finish_lines<Target, true, true>
+                                                      : finish_lines<Target, true, false>
+                      : strip.streams ? finish_lines<Target, false, true>
+                                      : finish_lines<Target, false, false>;
+  return finish(strip, first, seen, underflow);
+}
+
+FinishLines strip_finisher_of(SumsOf sums, DType target) {
+  if (sums != SumsOf::floats) return nullptr;
+  if (target == DType::float16) return finish_strip<ToFloat16>;
+  if (target == DType::bfloat16) return finish_strip<ToBFloat16>;
+  if (target == DType::float32) return finish_strip<ToFloat32>;
+  return nullptr;
+}
