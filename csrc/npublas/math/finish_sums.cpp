@@ -85,16 +85,22 @@ class FinishingSums {
         const std::int64_t some = std::min(strip.rows, row + rows - r);
         for (std::int64_t column = first; column < end; column += strip.lines * line_) {
           const std::int64_t lines = std::min(strip.lines, (end - column) / line_);
+          const Columns columns{column, lines, first, end};
           if (buffered)
-            by_buffer(r, some, column, lines);
+            by_buffer(r, some, columns);
           else
-            by_strip(r, some, column, lines, at(r, column), target_.row_stride, directly);
+            by_strip(r, some, columns, at(r, column), target_.row_stride, directly);
         }
       }
       if (first > 0) beside_lines(row, rows, 0, first);
       if (end < target_.columns) beside_lines(row, rows, end, target_.columns - end);
     }
   }
+
+  /// Some lines, and where strips begin and end.
+  struct Columns {
+    std::int64_t begin, lines, first, end;
+  };
 
   /// Lines of which only a part will be written have to come from memory: asked for in time, they
   /// are there when it is.
@@ -114,22 +120,24 @@ class FinishingSums {
       return;
     }
     alignas(kLineBytes) std::byte buffer[kPartRows * kLineBytes];
-    by_strip(row, rows, begin, 1, buffer, kLineBytes, false);
+    by_strip(row, rows, {begin, 1, begin, begin}, buffer, kLineBytes, false);
     const std::byte* const from = buffer + (column - begin) * size_;
     for (std::int64_t r = 0; r < rows; ++r)
       std::memcpy(at(row + r, column), from + r * kLineBytes, std::size_t(columns * size_));
   }
 
-  void by_buffer(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t lines) {
+  void by_buffer(std::int64_t row, std::int64_t rows, const Columns& columns) {
     constexpr std::ptrdiff_t kPitch = kBufferedStrip.lines * kLineBytes;
     alignas(kLineBytes) std::byte buffer[kBufferedStrip.rows * kPitch];
-    by_strip(row, rows, column, lines, buffer, kPitch, false);
+    by_strip(row, rows, columns, buffer, kPitch, false);
     for (std::int64_t r = 0; r < rows; ++r)
-      machine_->stream(buffer + r * kPitch, at(row + r, column), std::size_t(lines * kLineBytes));
+      machine_->stream(buffer + r * kPitch, at(row + r, columns.begin),
+                       std::size_t(columns.lines * kLineBytes));
   }
 
-  void by_strip(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t lines,
-                std::byte* to, std::ptrdiff_t pitch, bool streams) {
+  void by_strip(std::int64_t row, std::int64_t rows, const Columns& columns, std::byte* to,
+                std::ptrdiff_t pitch, bool streams) {
+    const auto [column, lines, first, end] = columns;
     const SumSource source = sums_.by_powers()->from(row, column);
     const FinishStrip strip{.main = source.main,
                             .row_step = source.row_step,
@@ -140,6 +148,8 @@ class FinishingSums {
                             .relu = epilogue_.activation == Activation::relu,
                             .rows = rows,
                             .lines = lines,
+                            .next =
+                                source.next_strip(rows, column, lines * line_, first, end),
                             .to = to,
                             .pitch = pitch,
                             .is_native = source.is_native,

@@ -41,6 +41,7 @@ struct FinishStrip {
   const float* bias;                        ///< -0 where there is none
   bool relu;
   std::int64_t rows, lines;
+  std::ptrdiff_t next;
   std::byte* to;
   std::ptrdiff_t pitch;
   bool is_native;

@@ -14,20 +14,7 @@ inline Words load_step(const std::uint32_t* surface, int step, std::ptrdiff_t gr
   return read<Words>(surface + step * kStep);
 }
 
-// Asks for what is needed two lines of the result from here, as unpackers_body.hpp does.
-template <bool is_native, int columns>
-[[gnu::always_inline]] inline void prefetch(const std::uint32_t* surface, std::ptrdiff_t group_step,
-                                            std::int64_t row) {
-  if constexpr (is_native) {
-    if (row % 4 != 0) return;
-    surface += columns / 2 * group_step;
-    for (int group = 0; group < columns / 4; ++group)
-      __builtin_prefetch(surface + group * group_step);
-  } else {
-    for (int column = 0; column < columns; column += 16)
-      __builtin_prefetch(surface + 2 * columns + column);
-  }
-}
+#include "npublas/math/strips_body.hpp"
 
 constexpr std::uint32_t kSmallestNormal = 0x00800000u, kInfinity = 0x7f800000u;
 
@@ -90,6 +77,7 @@ std::int64_t finish_lines(const FinishStrip& given, std::int64_t first, SeenInSt
   };
   for (; line < strip.lines; ++line, row = 0) {
     const std::int64_t column = line * kColumns;
+    const std::ptrdiff_t ahead = ahead_of(strip, line, kColumns);
     const std::uint32_t* from =
         strip.main + column / 4 * strip.group_step + row * strip.row_step;
     std::byte* to = strip.to + line * 64 + row * strip.pitch;
@@ -99,7 +87,7 @@ std::int64_t finish_lines(const FinishStrip& given, std::int64_t first, SeenInSt
       bias[step] = read<Floats>(strip.bias + column + step * kStep);
     }
     for (; row < strip.rows; ++row) {
-      prefetch<is_native, kColumns>(from, strip.group_step, row);
+      prefetch<is_native, kColumns>(from + ahead, strip.group_step, row);
       Results results[kSteps];
       Mask doubts[kSteps], all_doubts = {};
       for (int step = 0; step < kSteps; ++step) {

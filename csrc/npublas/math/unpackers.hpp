@@ -29,6 +29,7 @@ struct Strip {
   const float* row_floats;  ///< the scales again, if they are powers of two and so are all of their
   const float* column_floats;  ///< products, normal floats; else null
   std::int64_t rows, lines;
+  std::ptrdiff_t next;  ///< elements from the surfaces' first here to the first of the next strip
   std::byte* to;
   std::ptrdiff_t pitch;  ///< bytes from row to row; columns are neighbours
 };

@@ -60,22 +60,7 @@ inline Words folded(Wide wide) {
   return words;
 }
 
-// Asks for what is needed two lines of the result from here, `columns` each. Of a native surface a
-// line has four rows. (If it weren't inlined at once, g++ 12 would see a call without effects, and
-// leave it out.)
-template <bool is_native, int columns>
-[[gnu::always_inline]] inline void prefetch(const std::uint32_t* surface, std::ptrdiff_t group_step,
-                                            std::int64_t row) {
-  if constexpr (is_native) {
-    if (row % 4 != 0) return;
-    surface += columns / 2 * group_step;
-    for (int group = 0; group < columns / 4; ++group)
-      __builtin_prefetch(surface + group * group_step);
-  } else {
-    for (int column = 0; column < columns; column += 16)
-      __builtin_prefetch(surface + 2 * columns + column);
-  }
-}
+#include "npublas/math/strips_body.hpp"
 
 /// The lower halves of the elements of two vectors.
 inline Wide lower_halves(Wide first, Wide second) {
@@ -106,12 +91,13 @@ void integers(const Strip& given, SeenInStrips& seen) {
   Wide any_main = {};
   for (std::int64_t line = 0; line < strip.lines; ++line) {
     const std::int64_t column = line * kLine<T>;
+    const std::ptrdiff_t ahead = ahead_of(strip, line, kLine<T>);
     const std::uint32_t* from = strip.main + column / 4 * strip.group_step;
     const auto* const of_rows = static_cast<const std::uint32_t*>(strip.of_rows);
     const auto* const of_columns = static_cast<const std::uint32_t*>(strip.of_columns) + column;
     std::byte* to = strip.to + line * kLineBytes;
     for (std::int64_t row = 0; row < strip.rows; ++row) {
-      prefetch<is_native, kLine<T>>(from, strip.group_step, row);
+      prefetch<is_native, kLine<T>>(from + ahead, strip.group_step, row);
       prefetch_target<way>(to);
       Wide sums[wides];
       for (int i = 0; i < wides; ++i) {
@@ -150,6 +136,7 @@ template <SumsOf sums, typename T, bool is_native, Way way>
   bool underflow = false;
   for (std::int64_t line = 0; line < strip.lines; ++line) {
     const std::int64_t column = line * kLine<T>;
+    const std::ptrdiff_t ahead = ahead_of(strip, line, kLine<T>);
     std::ptrdiff_t at = column / 4 * strip.group_step;
     const auto* const of_rows = static_cast<const double*>(strip.of_rows);
     const auto* const of_columns = static_cast<const double*>(strip.of_columns) + column;
@@ -158,11 +145,11 @@ template <SumsOf sums, typename T, bool is_native, Way way>
       column_scales[unit] = load_doubles(of_columns + unit * kUnit);
     std::byte* to = strip.to + line * kLineBytes;
     for (std::int64_t row = 0; row < strip.rows; ++row) {
-      prefetch<is_native, kLine<T>>(strip.main + at, strip.group_step, row);
+      prefetch<is_native, kLine<T>>(strip.main + at + ahead, strip.group_step, row);
       prefetch_target<way>(to);
       if constexpr (sums == SumsOf::floats_in_parts) {
-        if (strip.a_low) prefetch<is_native, kLine<T>>(strip.a_low + at, strip.group_step, row);
-        if (strip.b_low) prefetch<is_native, kLine<T>>(strip.b_low + at, strip.group_step, row);
+        if (strip.a_low) prefetch<is_native, kLine<T>>(strip.a_low + at + ahead, strip.group_step, row);
+        if (strip.b_low) prefetch<is_native, kLine<T>>(strip.b_low + at + ahead, strip.group_step, row);
       }
       const Doubles row_scale = broadcast(of_rows[row]);
       Doubles totals[units];
@@ -237,6 +224,7 @@ void quantized(const Strip& given, SeenInStrips& seen) {
   Words any_main = {};
   for (std::int64_t line = 0; line < strip.lines; ++line) {
     const std::int64_t column = line * kLine<float>;
+    const std::ptrdiff_t ahead = ahead_of(strip, line, kLine<float>);
     const std::uint32_t* from = strip.main + column / 4 * strip.group_step;
     const auto* const of_rows = static_cast<const double*>(strip.of_rows);
     const auto* const of_columns = static_cast<const double*>(strip.of_columns) + column;
@@ -245,7 +233,7 @@ void quantized(const Strip& given, SeenInStrips& seen) {
       column_scales[unit] = load_doubles(of_columns + unit * kUnit);
     std::byte* to = strip.to + line * kLineBytes;
     for (std::int64_t row = 0; row < strip.rows; ++row) {
-      prefetch<is_native, kLine<float>>(from, strip.group_step, row);
+      prefetch<is_native, kLine<float>>(from + ahead, strip.group_step, row);
       const Doubles row_scale = broadcast(of_rows[row]);
       for (int wide = 0; wide < wides; ++wide) {
         Words results[kWide / kUnit];
@@ -301,13 +289,14 @@ void scaled_by_powers(const Strip& given, SeenInStrips& seen) {
   Wide any_main = {}, largest = {};
   for (std::int64_t line = 0; line < strip.lines; ++line) {
     const std::int64_t column = line * kLine<float>;
+    const std::ptrdiff_t ahead = ahead_of(strip, line, kLine<float>);
     const std::uint32_t* from = strip.main + column / 4 * strip.group_step;
     WideFloats column_scales[wides];
     for (int i = 0; i < wides; ++i)
       column_scales[i] = read<WideFloats>(strip.column_floats + column + i * kWide);
     std::byte* to = strip.to + line * kLineBytes;
     for (std::int64_t row = 0; row < strip.rows; ++row) {
-      prefetch<is_native, kLine<float>>(from, strip.group_step, row);
+      prefetch<is_native, kLine<float>>(from + ahead, strip.group_step, row);
       prefetch_target<way>(to);
       Wide sums[wides], results[wides], irregulars[wides], irregular = {};
       for (int i = 0; i < wides; ++i) {

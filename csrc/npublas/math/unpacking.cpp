@@ -133,8 +133,9 @@ class Unpacking {
     return same && lead % (4 * size_) == 0 ? lead / size_ : -1;
   }
 
-  Strip strip_at(std::int64_t row, std::int64_t rows, std::int64_t column,
-                 std::int64_t lines) const {
+  /// The next strip is beside it, if that is before column `end`, or begins the next rows at `first`.
+  Strip strip_at(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t lines,
+                 std::int64_t first, std::int64_t end) const {
     const SumSource source = source_.from(row, column);
     return {.main = source.main,
             .a_low = source.a_low,
@@ -146,7 +147,8 @@ class Unpacking {
             .row_floats = source.row_floats,
             .column_floats = source.column_floats,
             .rows = rows,
-            .lines = lines};
+            .lines = lines,
+            .next = source.next_strip(rows, column, lines * line_, first, end)};
   }
 
   /// Whole lines, from column `first` to `end`.
@@ -154,7 +156,7 @@ class Unpacking {
                 std::int64_t end) {
     for (std::int64_t column = first; column < end; column += strip_size_.lines * line_) {
       Strip strip =
-          strip_at(row, rows, column, std::min(strip_size_.lines, (end - column) / line_));
+          strip_at(row, rows, column, std::min(strip_size_.lines, (end - column) / line_), first, end);
       strip.to = at(row, column);
       strip.pitch = target_.row_stride;
       unpack(strip, seen_);
@@ -180,7 +182,7 @@ class Unpacking {
       return;
     }
     alignas(kLineBytes) std::byte buffer[kBufferRows * kLineBytes];
-    Strip strip = strip_at(row, rows, begin, 1);
+    Strip strip = strip_at(row, rows, begin, 1, begin, begin);
     strip.to = buffer;
     strip.pitch = kLineBytes;
     store_(strip, seen_);
@@ -198,7 +200,7 @@ class Unpacking {
     static_assert(kNormalStrip.rows * (1 + kNormalStrip.lines) * kLineBytes <= sizeof buffer);
     for (std::int64_t column = 0; column < end; column += strip_size_.lines * line_) {
       Strip strip =
-          strip_at(row, rows, column, std::min(strip_size_.lines, (end - column) / line_));
+          strip_at(row, rows, column, std::min(strip_size_.lines, (end - column) / line_), 0, end);
       strip.to = buffer + kLineBytes;
       strip.pitch = pitch;
       store_(strip, seen_);
@@ -237,7 +239,7 @@ class Unpacking {
                   buffer, kPitch, rows, columns);
     const std::int64_t lines = columns / line_, rest = columns % line_;
     if (lines > 0) {
-      Strip strip = strip_at(row, rows, column, lines);
+      Strip strip = strip_at(row, rows, column, lines, column, column);
       strip.to = buffer;
       strip.pitch = kPitch;
       store_(strip, seen_);
@@ -256,7 +258,7 @@ class Unpacking {
                     std::byte* to, std::ptrdiff_t pitch) {
     std::uint32_t sums[3][kBufferRows * kMostColumns];
     alignas(double) std::byte of_columns[kMostColumns * sizeof(double)] = {};
-    Strip strip = strip_at(row, rows, column, 1);
+    Strip strip = strip_at(row, rows, column, 1, column, column);
     if (source_.column_size > 0) {
       std::memcpy(of_columns, strip.of_columns, std::size_t(columns) * source_.column_size);
       strip.of_columns = of_columns;

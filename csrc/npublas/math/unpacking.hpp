@@ -37,6 +37,13 @@ struct SumSource {
     if (column_floats) source.column_floats += column;
     return source;
   }
+  /// Elements from a strip's first to the first of the next one, if strips lie side by side from
+  /// column `first` to `end`.
+  std::ptrdiff_t next_strip(std::int64_t rows, std::int64_t column, std::int64_t columns,
+                            std::int64_t first, std::int64_t end) const {
+    if (column + columns < end) return columns / 4 * group_step;
+    return rows * row_step - (column - first) / 4 * group_step;
+  }
 };
 
 /// Stores, or adds (`accumulate`). An Error(argument) if the target's type takes no such sums.
