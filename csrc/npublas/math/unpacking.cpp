@@ -21,7 +21,7 @@ constexpr StripSize kNativeStrip = {32, 4}, kNormalStrip = {4, 32};
 // together until their lines are whole.
 constexpr std::ptrdiff_t kCrowdedPitch = 2048;
 constexpr StripSize kCrowdedStrip = {8, 16};
-constexpr std::int64_t kManyLines = 96;  // that make up for what lies beside whole lines
+constexpr std::int64_t kManyLines = 2;  // that make up for what lies beside whole lines
 constexpr std::int64_t kBufferRows = 32, kBufferLines = 4;  // where elements go one by one
 constexpr std::int64_t kMostColumns = kLineBytes;           // of a line: int8's
 
