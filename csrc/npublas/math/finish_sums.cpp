@@ -13,12 +13,13 @@ namespace npublas {
 namespace {
 
 constexpr std::int64_t kPartRows = 32, kPartBytes = 1024;
+constexpr std::int64_t kBlockRows = 64;  // whose lines are asked for
 
 // As unpacking.cpp's: runs of memory from either kind of surface, and a result that stays in L1.
 struct StripSize {
   std::int64_t rows, lines;
 };
-constexpr StripSize kNativeStrip = {32, 4}, kNormalStrip = {4, 32}, kBufferedStrip = {16, 16};
+constexpr StripSize kNativeStrip = {64, 2}, kNormalStrip = {4, 32}, kBufferedStrip = {16, 16};
 
 class FinishingSums {
  public:
@@ -78,8 +79,8 @@ class FinishingSums {
                                                            : kNormalStrip;
     const std::int64_t first = directly ? std::min(lead, target_.columns) : 0;
     const std::int64_t end = first + (target_.columns - first) / line_ * line_;
-    for (std::int64_t row = 0; row < target_.rows; row += kPartRows) {
-      const std::int64_t rows = std::min(kPartRows, target_.rows - row);
+    for (std::int64_t row = 0; row < target_.rows; row += kBlockRows) {
+      const std::int64_t rows = std::min(kBlockRows, target_.rows - row);
       ask_for(row, rows, first > 0, end < target_.columns);
       for (std::int64_t r = row; r < row + rows; r += strip.rows) {
         const std::int64_t some = std::min(strip.rows, row + rows - r);
@@ -119,7 +120,7 @@ class FinishingSums {
       by_parts(row, rows, column, columns);
       return;
     }
-    alignas(kLineBytes) std::byte buffer[kPartRows * kLineBytes];
+    alignas(kLineBytes) std::byte buffer[kBlockRows * kLineBytes];
     by_strip(row, rows, {begin, 1, begin, begin}, buffer, kLineBytes, false);
     const std::byte* const from = buffer + (column - begin) * size_;
     for (std::int64_t r = 0; r < rows; ++r)

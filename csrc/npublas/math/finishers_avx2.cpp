@@ -33,8 +33,9 @@ inline Halves halve(Floats floats) {
 }
 inline Floats unhalve(Halves halves) { return _mm256_cvtph_ps((__m128i)halves); }
 inline Words at_least(Words words, std::uint32_t bound) {
-  const __m256i larger = _mm256_max_epu32((__m256i)words, _mm256_set1_epi32(int(bound)));
-  return (Words)_mm256_cmpeq_epi32(larger, (__m256i)words);
+  constexpr std::uint32_t kSign = 0x80000000u;  // AVX2 compares integers with signs only
+  return (Words)_mm256_cmpgt_epi32((__m256i)(words + kSign),
+                                   _mm256_set1_epi32(int((bound - 1) + kSign)));
 }
 typedef Words Mask;
 inline Mask where_at_least(Words words, std::uint32_t bound) { return at_least(words, bound); }

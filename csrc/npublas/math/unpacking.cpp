@@ -17,12 +17,15 @@ struct StripSize {
   std::int64_t rows, lines;
 };
 constexpr StripSize kNativeStrip = {32, 4}, kNormalStrip = {4, 32};
+// Where a line of the result takes many lines of the surfaces, longer runs of fewer: +30 % (int8, and
+// three sums, from 3 MiB in turns as from 128 MiB; measured on a Zen 5).
+constexpr StripSize kDeepStrip = {64, 2};
 // Rows of the target at such a distance share few sets of L1, in which no more than these stay
 // together until their lines are whole.
 constexpr std::ptrdiff_t kCrowdedPitch = 2048;
 constexpr StripSize kCrowdedStrip = {8, 16};
 constexpr std::int64_t kManyLines = 2;  // that make up for what lies beside whole lines
-constexpr std::int64_t kBufferRows = 32, kBufferLines = 4;  // where elements go one by one
+constexpr std::int64_t kBufferRows = 64, kBufferLines = 4;  // where elements go one by one
 constexpr std::int64_t kMostColumns = kLineBytes;           // of a line: int8's
 
 /// Copies elements of `Size` bytes between a matrix of any strides and one of neighbours, in the
@@ -95,6 +98,8 @@ class Unpacking {
       return;
     }
     const bool streams = target_.whole_bytes >= kStreamedFrom && !accumulate_;
+    if (source_.is_native && (size_ == 1 || source_.a_low || source_.b_low))
+      strip_size_ = kDeepStrip;
     if (!streams && source_.is_native && target_.row_stride % kCrowdedPitch == 0)
       strip_size_ = kCrowdedStrip;
     const std::int64_t lead = columns_to_line();
@@ -196,8 +201,9 @@ class Unpacking {
   void by_lines(std::int64_t row, std::int64_t rows, std::int64_t end) {
     if (end == 0) return;
     const std::ptrdiff_t pitch = kLineBytes + strip_size_.lines * kLineBytes;
-    alignas(kLineBytes) std::byte buffer[kNativeStrip.rows * (1 + kNativeStrip.lines) * kLineBytes];
+    alignas(kLineBytes) std::byte buffer[kDeepStrip.rows * (1 + kDeepStrip.lines) * kLineBytes];
     static_assert(kNormalStrip.rows * (1 + kNormalStrip.lines) * kLineBytes <= sizeof buffer);
+    static_assert(kNativeStrip.rows * (1 + kNativeStrip.lines) * kLineBytes <= sizeof buffer);
     for (std::int64_t column = 0; column < end; column += strip_size_.lines * line_) {
       Strip strip =
           strip_at(row, rows, column, std::min(strip_size_.lines, (end - column) / line_), 0, end);
