@@ -54,11 +54,13 @@ inline Doubles widen_upper_integers(Words words) {
 }
 inline bool any(Longs mask) { return !_mm256_testz_si256((__m256i)mask, (__m256i)mask); }
 
-inline void stream_step(std::byte* to, Floats floats) {
-  _mm256_stream_ps(reinterpret_cast<float*>(to), floats);
+inline void stream_steps(std::byte* to, Floats lower, Floats upper) {
+  _mm256_stream_ps(reinterpret_cast<float*>(to), lower);
+  _mm256_stream_ps(reinterpret_cast<float*>(to) + 8, upper);
 }
-inline void stream_step(std::byte* to, Halves halves) {
-  _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)halves);
+inline void stream_steps(std::byte* to, Halves lower, Halves upper) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to),
+                      _mm256_set_m128i((__m128i)upper, (__m128i)lower));
 }
 inline void stream_line(const std::byte* from, std::byte* to) {
   const auto* const parts = reinterpret_cast<const __m256i*>(from);

@@ -66,8 +66,10 @@ inline bool any(Longs mask) { return _mm512_test_epi64_mask((__m512i)mask, (__m5
 inline void stream_step(std::byte* to, Floats floats) {
   _mm512_stream_ps(reinterpret_cast<float*>(to), floats);
 }
-inline void stream_step(std::byte* to, Halves halves) {
-  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)halves);
+inline void stream_steps(std::byte* to, Halves lower, Halves upper) {
+  _mm512_stream_si512(
+      reinterpret_cast<__m512i*>(to),
+      _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)lower), (__m256i)upper, 1));
 }
 inline void stream_line(const std::byte* from, std::byte* to) {
   _mm512_stream_si512(reinterpret_cast<__m512i*>(to), _mm512_loadu_si512(from));

@@ -7,7 +7,8 @@
 //                            (_integers), nearest, halve, unhalve, load_groups
 //   cut                      (bits | last) & kept
 //   at_least, any            masks; Mask, where_at_least, where_equal: such as are tested at once
-//   stream_step, stream_line   of 64 bytes: past the caches, to where they are aligned
+//   stream_line, stream_steps   64 bytes, or of two steps: past the caches, to where they are
+//                            aligned; stream_step, where a step of Floats is 64 bytes
 //
 // A step stays in registers from its sums to its result. Nothing here has external linkage, and
 // nothing of the standard library is instantiated: the linker must not find the copy that was

@@ -44,14 +44,13 @@ inline Doubles widen_upper_integers(Words words) {
 }
 inline bool any(Longs mask) { return (mask[0] | mask[1]) != 0; }
 
-inline void stream_step(std::byte* to, Floats floats) {
-  __builtin_memcpy(to, &floats, sizeof floats);
-}
-inline void stream_step(std::byte* to, Halves halves) {
-  __builtin_memcpy(to, &halves, sizeof halves);
-}
 // Cores such as the Cortex-A76 find out by themselves that lines are written whole.
 inline void stream_line(const std::byte* from, std::byte* to) { __builtin_memcpy(to, from, 64); }
+template <typename Results>
+inline void stream_steps(std::byte* to, Results lower, Results upper) {
+  __builtin_memcpy(to, &lower, sizeof lower);
+  __builtin_memcpy(to + sizeof lower, &upper, sizeof upper);
+}
 
 #include "npublas/math/finishers_body.hpp"
 #include "npublas/math/finishers_strips.hpp"

@@ -60,70 +60,112 @@ inline bool settle(Floats p, Floats b, Results results, bool is_relu, bool& unde
   return !any(bad);
 }
 
+template <typename Target>
+inline auto finished(Floats sum, bool is_relu) {
+  const auto results = Target::round(sum);
+  return is_relu ? relu_of_bits(results) : results;
+}
+
+/// Two neighbouring steps of a line, of which there are two or more.
+template <bool streams, typename Results>
+inline void put(std::byte* to, const Results& lower, const Results& upper) {
+  if constexpr (streams) {
+    stream_steps(to, lower, upper);
+  } else {
+    write(to, lower);
+    write(to + sizeof lower, upper);
+  }
+}
+
+template <typename Target>
+constexpr int kColumns = 64 / int(sizeof(typename Target::Bits));
+template <typename Target>
+constexpr int kSteps = kColumns<Target> / kStep;
+
+template <typename Target, bool streams>
+inline void put_line(std::byte* to, const Floats (&sums)[kSteps<Target>], bool is_relu) {
+  constexpr int each = int(sizeof(finished<Target>(sums[0], is_relu)));
+  if constexpr (kSteps<Target> == 1) {
+    if constexpr (streams)
+      stream_step(to, finished<Target>(sums[0], is_relu));
+    else
+      write(to, finished<Target>(sums[0], is_relu));
+  } else {
+    for (int step = 0; step < kSteps<Target>; step += 2)
+      put<streams>(to + step * each, finished<Target>(sums[step], is_relu),
+                   finished<Target>(sums[step + 1], is_relu));
+  }
+}
+
+/// A line of a row of which a step is doubtful. False if it has to go the general way. (Not inlined:
+/// its constants would take the registers of the loop.)
+template <typename Target, bool is_native, bool streams>
+[[gnu::noinline, gnu::cold]] bool finish_doubtful(const FinishStrip& strip, std::int64_t line,
+                                                  std::int64_t row, bool& underflow) {
+  const std::int64_t column = line * kColumns<Target>;
+  const std::uint32_t* const from =
+      strip.main + column / 4 * strip.group_step + row * strip.row_step;
+  std::byte* const to = strip.to + line * 64 + row * strip.pitch;
+  Floats sums[kSteps<Target>];
+  for (int step = 0; step < kSteps<Target>; ++step) {
+    const std::int64_t at = column + step * kStep;
+    const Words main = load_step<is_native>(from, step, strip.group_step);
+    const Floats p =
+        (Floats)main * (read<Floats>(strip.column_floats + at) * strip.row_floats[row]);
+    const Floats b = read<Floats>(strip.bias + at), unpacked = p + 0.0f;  // a zero is +0
+    sums[step] = unpacked + b;
+    if (any(Mask(irregular(p) | doubtful<Target>(sums[step]))) &&
+        !(are_zero_or_normal(main, p) &&
+          settle<Target>(unpacked, b, Target::round(sums[step]), strip.relu, underflow)))
+      return false;
+  }
+  put_line<Target, streams>(to, sums, strip.relu);
+  return true;
+}
+
 template <typename Target, bool is_native, bool streams>
 std::int64_t finish_lines(const FinishStrip& given, std::int64_t first, SeenInStrips& seen,
                           bool& underflow) {
-  using Bits = typename Target::Bits;
-  using Results = decltype(Target::round(Floats{}));
-  constexpr int kColumns = 64 / int(sizeof(Bits)), kSteps = kColumns / kStep;
+  constexpr int steps = kSteps<Target>;
   const FinishStrip strip = given;  // of which the compiler knows that no store changes it
   Words any_main = {};
   std::int64_t line = first / strip.rows, row = first % strip.rows;
-  const auto end = [&](std::int64_t at) {
-    std::uint32_t lanes[kStep];
-    write(lanes, any_main);
-    for (int lane = 0; lane < kStep; ++lane) seen.main[lane % SeenInStrips::kLanes] |= lanes[lane];
-    return at;
-  };
   for (; line < strip.lines; ++line, row = 0) {
-    const std::int64_t column = line * kColumns;
-    const std::ptrdiff_t ahead = ahead_of(strip, line, kColumns);
-    const std::uint32_t* from =
-        strip.main + column / 4 * strip.group_step + row * strip.row_step;
+    const std::int64_t column = line * kColumns<Target>;
+    const std::ptrdiff_t ahead = ahead_of(strip, line, kColumns<Target>);
+    const std::uint32_t* from = strip.main + column / 4 * strip.group_step + row * strip.row_step;
     std::byte* to = strip.to + line * 64 + row * strip.pitch;
-    Floats scales[kSteps], bias[kSteps];
-    for (int step = 0; step < kSteps; ++step) {
+    Floats scales[steps], bias[steps];
+    for (int step = 0; step < steps; ++step) {
       scales[step] = read<Floats>(strip.column_floats + column + step * kStep);
       bias[step] = read<Floats>(strip.bias + column + step * kStep);
     }
     for (; row < strip.rows; ++row) {
-      prefetch<is_native, kColumns>(from + ahead, strip.group_step, row);
-      Results results[kSteps];
-      Mask doubts[kSteps], all_doubts = {};
-      for (int step = 0; step < kSteps; ++step) {
+      prefetch<is_native, kColumns<Target>>(from + ahead, strip.group_step, row);
+      Floats sums[steps];
+      Mask doubts = {};
+      for (int step = 0; step < steps; ++step) {
         const Words main = load_step<is_native>(from, step, strip.group_step);
         any_main |= main;
         const Floats p = (Floats)main * (scales[step] * strip.row_floats[row]);
-        const Floats sum = p + bias[step];
-        doubts[step] = Mask(irregular(p) | doubtful<Target>(sum));
-        all_doubts = Mask(all_doubts | doubts[step]);
-        results[step] = Target::round(sum);
+        sums[step] = p + bias[step];
+        doubts = Mask(doubts | irregular(p) | doubtful<Target>(sums[step]));
       }
-      if (any(all_doubts)) [[unlikely]] {
-        for (int step = 0; step < kSteps; ++step) {
-          if (!any(doubts[step])) continue;
-          const Words main = load_step<is_native>(from, step, strip.group_step);
-          const Floats p = (Floats)main * (scales[step] * strip.row_floats[row]);
-          const Floats unpacked = p + 0.0f;  // a zero is +0
-          results[step] = Target::round(unpacked + bias[step]);
-          if (!are_zero_or_normal(main, p) ||
-              !settle<Target>(unpacked, bias[step], results[step], strip.relu, underflow))
-            return end(line * strip.rows + row);
-        }
-      }
-      for (int step = 0; step < kSteps; ++step) {
-        if (strip.relu) results[step] = relu_of_bits(results[step]);
-        std::byte* const at = to + step * int(sizeof(Results));
-        if constexpr (streams)
-          stream_step(at, results[step]);
-        else
-          write(at, results[step]);
+      if (any(doubts)) [[unlikely]] {
+        if (!finish_doubtful<Target, is_native, streams>(given, line, row, underflow)) goto end;
+      } else {
+        put_line<Target, streams>(to, sums, strip.relu);
       }
       from += strip.row_step;
       to += strip.pitch;
     }
   }
-  return end(strip.rows * strip.lines);
+  row = 0;
+end:
+  std::uint32_t lanes[kStep];
+  write(lanes, any_main);
+  for (int lane = 0; lane < kStep; ++lane) seen.main[lane % SeenInStrips::kLanes] |= lanes[lane];
+  return line * strip.rows + row;
 }
 
 template <typename Target>
