@@ -40,6 +40,7 @@ inline Words at_least(Words words, std::uint32_t bound) {
 typedef Words Mask;
 inline Mask where_at_least(Words words, std::uint32_t bound) { return at_least(words, bound); }
 inline Mask where_equal(Words words, std::uint32_t value) { return (Words)(words == value); }
+inline Mask where_same(Floats x, Floats y) { return (Words)(x == y); }
 inline bool any(Words mask) { return !_mm256_testz_si256((__m256i)mask, (__m256i)mask); }
 inline Words load_groups(const std::uint32_t* group, std::ptrdiff_t step) {
   return (Words)_mm256_set_m128i(

@@ -42,6 +42,7 @@ inline Mask where_at_least(Words words, std::uint32_t bound) {
 inline Mask where_equal(Words words, std::uint32_t value) {
   return _mm512_cmpeq_epi32_mask((__m512i)words, _mm512_set1_epi32(int(value)));
 }
+inline Mask where_same(Floats x, Floats y) { return _mm512_cmp_ps_mask(x, y, _CMP_EQ_OQ); }
 inline bool any(Mask mask) { return mask != 0; }
 inline Words at_least(Words words, std::uint32_t bound) {
   return (Words)_mm512_movm_epi32(where_at_least(words, bound));

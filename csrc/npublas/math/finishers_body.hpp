@@ -6,7 +6,8 @@
 //   Floats, Words, Halves    twice as many, a *step*, of 32 and 16 bits; widen_lower, widen_upper
 //                            (_integers), nearest, halve, unhalve, load_groups
 //   cut                      (bits | last) & kept
-//   at_least, any            masks; Mask, where_at_least, where_equal: such as are tested at once
+//   at_least, any            masks; Mask, where_at_least, where_equal, where_same: such
+//                            as are tested at once
 //   stream_line, stream_steps   64 bytes, or of two steps: past the caches, to where they are
 //                            aligned; stream_step, where a step of Floats is 64 bytes
 //

@@ -32,6 +32,7 @@ inline Words at_least(Words words, std::uint32_t bound) {
 typedef Words Mask;
 inline Mask where_at_least(Words words, std::uint32_t bound) { return at_least(words, bound); }
 inline Mask where_equal(Words words, std::uint32_t value) { return (Words)(words == value); }
+inline Mask where_same(Floats x, Floats y) { return (Words)(x == y); }
 inline bool any(Words mask) { return vmaxvq_u32(mask) != 0; }
 inline Words load_groups(const std::uint32_t* group, std::ptrdiff_t) {
   return vreinterpretq_u32_u8(vld1q_u8(reinterpret_cast<const std::uint8_t*>(group)));

@@ -18,20 +18,21 @@ inline Words load_step(const std::uint32_t* surface, int step, std::ptrdiff_t gr
 
 constexpr std::uint32_t kSmallestNormal = 0x00800000u, kInfinity = 0x7f800000u;
 
-/// Beyond what the target's normal numbers are, or halfway between two.
+/// A sum of p and b that may not be what it should: beyond what the target's numbers surely are,
+/// halfway between two of them, or as large as b alone. If p is below float32's normal numbers, and
+/// may have lost bits, and the sum is surely large enough, then it is b: 2^-126 is less than half of
+/// the last place of 2^-100.
 template <typename Target>
-inline Mask doubtful(Floats floats) {
-  const Words size = (Words)floats & kMagnitude;
-  const Mask beyond = where_at_least(size - Target::kLeast, Target::kMost - Target::kLeast);
+inline Mask doubtful(Floats sum, Floats b) {
+  constexpr std::uint32_t kSurely = 0x0d800000u;  // 2^-100
+  constexpr std::uint32_t kLeast = Target::kLeast > kSurely ? Target::kLeast : kSurely;
+  const Words size = (Words)sum & kMagnitude;
+  const Mask beyond = where_at_least(size - kLeast, Target::kMost - kLeast);
+  const Mask alone = where_same(sum, b);
   if constexpr (Target::kBelow == 0)
-    return beyond;
+    return Mask(beyond | alone);
   else
-    return Mask(beyond | where_equal((Words)floats & Target::kBelow, Target::kTie));
-}
-/// Not a normal number.
-inline Mask irregular(Floats floats) {
-  return where_at_least(((Words)floats & kMagnitude) - kSmallestNormal,
-                        kInfinity - kSmallestNormal);
+    return Mask(beyond | alone | where_equal((Words)sum & Target::kBelow, Target::kTie));
 }
 
 /// True if the products of sums with powers of two are exact.
@@ -114,7 +115,7 @@ template <typename Target, bool is_native, bool streams>
         (Floats)main * (read<Floats>(strip.column_floats + at) * strip.row_floats[row]);
     const Floats b = read<Floats>(strip.bias + at), unpacked = p + 0.0f;  // a zero is +0
     sums[step] = unpacked + b;
-    if (any(Mask(irregular(p) | doubtful<Target>(sums[step]))) &&
+    if (any(doubtful<Target>(sums[step], b)) &&
         !(are_zero_or_normal(main, p) &&
           settle<Target>(unpacked, b, Target::round(sums[step]), strip.relu, underflow)))
       return false;
@@ -149,7 +150,7 @@ std::int64_t finish_lines(const FinishStrip& given, std::int64_t first, SeenInSt
         any_main |= main;
         const Floats p = (Floats)main * (scales[step] * strip.row_floats[row]);
         sums[step] = p + bias[step];
-        doubts = Mask(doubts | irregular(p) | doubtful<Target>(sums[step]));
+        doubts = Mask(doubts | doubtful<Target>(sums[step], bias[step]));
       }
       if (any(doubts)) [[unlikely]] {
         if (!finish_doubtful<Target, is_native, streams>(given, line, row, underflow)) goto end;
