@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "npublas/base/cpu_features.hpp"
@@ -150,6 +151,86 @@ TEST_CASE("float sums are unpacked and finished as the formula says, by each of 
           }
         }
         CHECK(right);
+      }
+    }
+  }
+}
+
+// Of these, sums and biases are made whose sums are halfway between two float16 or bfloat16, or
+// would be but for a hair that float32 doesn't show; zeros of both signs; and whatever is too small
+// or too large to be ordinary.
+constexpr float kSums[] = {
+    0.0f,       -0.0f,        1.0f,      -2049.0f,         2051.0f,     257.0f,
+    0x1.8p-15f, 65519.0f,     65520.0f,  -65504.0f,        0x1p-24f,    0x1p-25f,
+    3.0f,       -0x1.8p-140f, 0x1p-126f, 0x1.fffffcp-127f, 0x1.fep127f, 0x1.00000fp11f};
+constexpr float kBiases[] = {0.0f,      -0.0f,     0x1p-20f,  -0x1p-20f,   0x1p-40f,
+                             1.0f,      -1.0f,     2049.0f,   0.5f,        0x1p-16f,
+                             -0x1p-30f, 0x1p-130f, 0x1p-126f, -0x1.fep127f};
+
+TEST_CASE("sums are finished by each of them as by the portable loops, wherever rows begin") {
+  std::mt19937 random(3);
+  const auto one_of = [&](const auto& values) {
+    return values[random() % (sizeof values / sizeof values[0])];
+  };
+  for (const auto& [dtype, size] : {std::pair{DType::float16, 2}, std::pair{DType::bfloat16, 2},
+                                    std::pair{DType::float32, 4}}) {
+    for (const Case& c : cases()) {
+      // Mostly what is ordinary, or mostly what isn't; the large ones hide that nothing else
+      // happens.
+      const unsigned rare = random() % 2 ? 400 : 2;
+      const bool is_large = random() % 4 == 0, is_negative = random() % 4 == 0,
+                 has_bias = !is_negative && random() % 4 != 0;
+      std::normal_distribution<float> normal;
+      std::vector<float> main(std::size_t(c.surface().rows * c.surface().columns));
+      for (float& sum : main) {
+        sum = random() % rare == 0 ? one_of(kSums) : normal(random);
+        if (!is_large && std::fabs(sum) > 1e5f) sum = 1;
+        if (is_negative) sum = -std::fabs(sum);
+      }
+      if (random() % 8 == 0) main[random() % main.size()] = INFINITY;
+      std::vector<double> of_rows(std::size_t(c.rows)), of_columns(std::size_t(c.columns)),
+          bias(std::size_t(c.columns));
+      for (double& scale : of_rows) scale = std::ldexp(1.0, int(random() % 3) - 1);
+      for (double& scale : of_columns) scale = std::ldexp(1.0, int(random() % 3) - 1);
+      for (double& b : bias) {
+        b = random() % rare == 0 ? one_of(kBiases) : normal(random);
+        if (!is_large && std::fabs(b) > 1e5) b = 1;
+      }
+      const Epilogue epilogue{.bias = has_bias ? bias.data() : nullptr,
+                              .activation = random() % 2 ? Activation::relu : Activation::none};
+      const std::ptrdiff_t pitch =
+          random() % 2 ? (c.columns * size + 63) / 64 * 64 : (c.columns + 1) * size;
+      const std::size_t offset = std::size_t(size) * (random() % 32);
+      const std::size_t whole = random() % 2 ? std::size_t(1) << 30 : 0;
+      const auto finished_by = [&](Isa isa, std::vector<std::byte>& room) {
+        const Using now(isa);
+        room.assign(std::size_t(pitch * c.rows) + 256, std::byte(0x5a));
+        const auto over = reinterpret_cast<std::uintptr_t>(room.data()) % 64;
+        return finish_floats({main.data(), nullptr, nullptr}, c.surface(), of_rows.data(),
+                             of_columns.data(), DType::float32, epilogue,
+                             {.data = room.data() + (64 - over) + offset,
+                              .row_stride = pitch,
+                              .column_stride = size,
+                              .dtype = dtype,
+                              .rows = c.rows,
+                              .columns = c.columns,
+                              .whole_bytes = whole});
+      };
+      const auto shown = [&](const std::vector<std::byte>& room) {
+        const auto over = reinterpret_cast<std::uintptr_t>(room.data()) % 64;
+        return std::vector<std::byte>(room.begin() + std::ptrdiff_t(64 - over),
+                                      room.end() - std::ptrdiff_t(over));
+      };
+      std::vector<std::byte> right, found;
+      const Finished expected = finished_by(Isa::portable, right);
+      for (const Isa isa : isas()) {
+        const Finished got = finished_by(isa, found);
+        CHECK(shown(found) == shown(right));
+        CHECK(got.rounded.overflow == expected.rounded.overflow);
+        CHECK(got.rounded.underflow == expected.rounded.underflow);
+        CHECK(got.unpacked.finite == expected.unpacked.finite);
+        CHECK(got.unpacked.underflow == expected.unpacked.underflow);
+        CHECK(got.unpacked.main_zero == expected.unpacked.main_zero);
       }
     }
   }

@@ -74,8 +74,7 @@ void round_together(const Value* values, const bool* finite, std::int64_t count,
 /// The whole formula, of `count` sums. `bias` and `before` may be null.
 template <typename Float, typename Sum>
 void finish_together(const Sum* sums, const Epilogue& epilogue, const double* bias,
-                     const std::byte* before, std::int64_t count, std::byte* to,
-                     Rounded& rounded) {
+                     const std::byte* before, std::int64_t count, std::byte* to, Rounded& rounded) {
   double values[kTogether];
   bool finite[kTogether];
   for (std::int64_t i = 0; i < count; ++i) {

@@ -32,9 +32,9 @@ class FinishingSums {
         size_(std::ptrdiff_t(bytes_of(target.dtype))),
         line_(kLineBytes / size_) {
     const SumSource* const source = sums_.by_powers();
-    const bool is_easy = epilogue.alpha == 1 && epilogue.beta == 0 &&
-                         (epilogue.activation == Activation::none ||
-                          epilogue.activation == Activation::relu);
+    const bool is_easy =
+        epilogue.alpha == 1 && epilogue.beta == 0 &&
+        (epilogue.activation == Activation::none || epilogue.activation == Activation::relu);
     if (machine_ && source && is_easy && target.column_stride == size_ && take_bias())
       finish_strip_ = machine_->of_strip(SumsOf::floats, target.dtype);
   }
@@ -74,7 +74,7 @@ class FinishingSums {
     // Lines of the target that are written whole, if strips can begin where they do.
     const bool directly = streams && same && over % size_ == 0 && lead % 4 == 0;
     const bool buffered = streams && !directly;
-    const StripSize strip = buffered                     ? kBufferedStrip
+    const StripSize strip = buffered                       ? kBufferedStrip
                             : sums_.by_powers()->is_native ? kNativeStrip
                                                            : kNormalStrip;
     const std::int64_t first = directly ? std::min(lead, target_.columns) : 0;
@@ -112,7 +112,8 @@ class FinishingSums {
     }
   }
 
-  /// Less than a line of columns, at the begin or the end: as a part of a line that has all of them.
+  /// Less than a line of columns, at the begin or the end: as a part of a line that has all of
+  /// them.
   void beside_lines(std::int64_t row, std::int64_t rows, std::int64_t column,
                     std::int64_t columns) {
     const std::int64_t begin = column == 0 ? 0 : target_.columns - line_;
@@ -149,8 +150,7 @@ class FinishingSums {
                             .relu = epilogue_.activation == Activation::relu,
                             .rows = rows,
                             .lines = lines,
-                            .next =
-                                source.next_strip(rows, column, lines * line_, first, end),
+                            .next = source.next_strip(rows, column, lines * line_, first, end),
                             .to = to,
                             .pitch = pitch,
                             .is_native = source.is_native,

@@ -28,8 +28,8 @@ struct FinishRow {
   void* results;
 };
 
-/// Finishes columns up to the first ones, of a vector, of which one is out of the ordinary. Says how
-/// many it has finished; those behind them are as they were.
+/// Finishes columns up to the first ones, of a vector, of which one is out of the ordinary. Says
+/// how many it has finished; those behind them are as they were.
 using Finish = std::int64_t (*)(const FinishRow& row, bool& underflow);
 
 /// Some rows of a few neighbouring lines, where a line is as many columns as make 64 bytes of the

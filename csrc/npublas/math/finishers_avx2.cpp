@@ -43,9 +43,8 @@ inline Mask where_equal(Words words, std::uint32_t value) { return (Words)(words
 inline Mask where_same(Floats x, Floats y) { return (Words)(x == y); }
 inline bool any(Words mask) { return !_mm256_testz_si256((__m256i)mask, (__m256i)mask); }
 inline Words load_groups(const std::uint32_t* group, std::ptrdiff_t step) {
-  return (Words)_mm256_set_m128i(
-      _mm_loadu_si128(reinterpret_cast<const __m128i*>(group + step)),
-      _mm_loadu_si128(reinterpret_cast<const __m128i*>(group)));
+  return (Words)_mm256_set_m128i(_mm_loadu_si128(reinterpret_cast<const __m128i*>(group + step)),
+                                 _mm_loadu_si128(reinterpret_cast<const __m128i*>(group)));
 }
 inline Doubles widen_lower_integers(Words words) {
   return _mm256_cvtepi32_pd(_mm256_castsi256_si128((__m256i)words));

@@ -23,8 +23,8 @@ inline Doubles widen_upper(Floats floats) {
   return _mm512_cvtps_pd(_mm512_extractf32x8_ps(floats, 1));
 }
 inline Floats nearest(Doubles lower, Doubles upper) {
-  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(lower)),
-                            _mm512_cvtpd_ps(upper), 1);
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(lower)), _mm512_cvtpd_ps(upper),
+                            1);
 }
 inline Doubles cut(Doubles bits, Longs last, Longs kept) {
   constexpr int kFirstOrSecondAndThird = 0xa8;

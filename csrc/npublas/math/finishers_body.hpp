@@ -44,8 +44,8 @@ inline Values read_sums(const Sum* from) {
     return widen(read<Floats>(from));
 }
 
-/// Doubles as floats, of which no bit is lost that a rounding to fewer needs: the last one is set if
-/// any below it is ("round to odd", as in base/half.hpp). Exact for what is a normal float.
+/// Doubles as floats, of which no bit is lost that a rounding to fewer needs: the last one is set
+/// if any below it is ("round to odd", as in base/half.hpp). Exact for what is a normal float.
 inline Doubles odd(Doubles values) {
   constexpr std::int64_t kBelow = (std::int64_t(1) << 29) - 1;
   const Longs last = ((Longs)values & kBelow) + kBelow;
@@ -53,10 +53,10 @@ inline Doubles odd(Doubles values) {
 }
 inline Floats odd(const Values& values) { return nearest(odd(values.lower), odd(values.upper)); }
 
-// A type that a target may have: `near` makes floats of which `round` makes the results. All is well
-// if the magnitudes of these floats lie in [kLeast, kMost), as bits; and, seen more carefully, if
-// those of the values are below kTooLarge, and zero or at least kSmallest. A float whose bits below
-// the last one of a normal result (kBelow) are kTie lies halfway between two.
+// A type that a target may have: `near` makes floats of which `round` makes the results. All is
+// well if the magnitudes of these floats lie in [kLeast, kMost), as bits; and, seen more carefully,
+// if those of the values are below kTooLarge, and zero or at least kSmallest. A float whose bits
+// below the last one of a normal result (kBelow) are kTie lies halfway between two.
 struct ToFloat16 {
   using Bits = std::uint16_t;
   static constexpr std::uint32_t kLeast = 0x38800000u, kMost = 0x477ff000u;

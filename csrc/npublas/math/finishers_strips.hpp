@@ -10,7 +10,8 @@
 
 template <bool is_native>
 inline Words load_step(const std::uint32_t* surface, int step, std::ptrdiff_t group_step) {
-  if constexpr (is_native) return load_groups(surface + step * (kStep / 4) * group_step, group_step);
+  if constexpr (is_native)
+    return load_groups(surface + step * (kStep / 4) * group_step, group_step);
   return read<Words>(surface + step * kStep);
 }
 
@@ -20,8 +21,8 @@ constexpr std::uint32_t kSmallestNormal = 0x00800000u, kInfinity = 0x7f800000u;
 
 /// A sum of p and b that may not be what it should: beyond what the target's numbers surely are,
 /// halfway between two of them, or as large as b alone. If p is below float32's normal numbers, and
-/// may have lost bits, and the sum is surely large enough, then it is b: 2^-126 is less than half of
-/// the last place of 2^-100.
+/// may have lost bits, and the sum is surely large enough, then it is b: 2^-126 is less than half
+/// of the last place of 2^-100.
 template <typename Target>
 inline Mask doubtful(Floats sum, Floats b) {
   constexpr std::uint32_t kSurely = 0x0d800000u;  // 2^-100
@@ -98,8 +99,8 @@ inline void put_line(std::byte* to, const Floats (&sums)[kSteps<Target>], bool i
   }
 }
 
-/// A line of a row of which a step is doubtful. False if it has to go the general way. (Not inlined:
-/// its constants would take the registers of the loop.)
+/// A line of a row of which a step is doubtful. False if it has to go the general way. (Not
+/// inlined: its constants would take the registers of the loop.)
 template <typename Target, bool is_native, bool streams>
 [[gnu::noinline, gnu::cold]] bool finish_doubtful(const FinishStrip& strip, std::int64_t line,
                                                   std::int64_t row, bool& underflow) {

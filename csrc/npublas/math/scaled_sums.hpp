@@ -57,7 +57,7 @@ class Powers {
 
 /// True if the products of one scale of each and of any int32 are zero or normal floats.
 inline bool make_ordinary(const double* row_scales, std::int64_t rows, const double* column_scales,
-                   std::int64_t columns) {
+                          std::int64_t columns) {
   const auto [row_least, row_most] = std::minmax_element(row_scales, row_scales + rows);
   const auto [column_least, column_most] =
       std::minmax_element(column_scales, column_scales + columns);

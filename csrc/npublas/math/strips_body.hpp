@@ -1,7 +1,8 @@
 // # Asking for sums
 // Included by the bodies of unpackers and finishers, in the namespace that is theirs.
 
-/// Elements from a line of a strip to what is needed two lines later, which may be the next strip's.
+/// Elements from a line of a strip to what is needed two lines later, which may be the next
+/// strip's.
 template <typename Strip>
 [[gnu::always_inline]] inline std::ptrdiff_t ahead_of(const Strip& strip, std::int64_t line,
                                                       int columns) {
@@ -10,8 +11,9 @@ template <typename Strip>
   return (is_here ? 0 : strip.next) + lines * (columns / 4) * strip.group_step;
 }
 
-/// Asks for the sums of a line of the result. Of a native surface a line of the cache has four rows.
-/// (If it weren't inlined at once, g++ 12 would see a call without effects, and leave it out.)
+/// Asks for the sums of a line of the result. Of a native surface a line of the cache has four
+/// rows. (If it weren't inlined at once, g++ 12 would see a call without effects, and leave it
+/// out.)
 template <bool is_native, int columns>
 [[gnu::always_inline]] inline void prefetch(const std::uint32_t* surface, std::ptrdiff_t group_step,
                                             std::int64_t row) {

@@ -148,8 +148,10 @@ template <SumsOf sums, typename T, bool is_native, Way way>
       prefetch<is_native, kLine<T>>(strip.main + at + ahead, strip.group_step, row);
       prefetch_target<way>(to);
       if constexpr (sums == SumsOf::floats_in_parts) {
-        if (strip.a_low) prefetch<is_native, kLine<T>>(strip.a_low + at + ahead, strip.group_step, row);
-        if (strip.b_low) prefetch<is_native, kLine<T>>(strip.b_low + at + ahead, strip.group_step, row);
+        if (strip.a_low)
+          prefetch<is_native, kLine<T>>(strip.a_low + at + ahead, strip.group_step, row);
+        if (strip.b_low)
+          prefetch<is_native, kLine<T>>(strip.b_low + at + ahead, strip.group_step, row);
       }
       const Doubles row_scale = broadcast(of_rows[row]);
       Doubles totals[units];

@@ -17,8 +17,8 @@ struct StripSize {
   std::int64_t rows, lines;
 };
 constexpr StripSize kNativeStrip = {32, 4}, kNormalStrip = {4, 32};
-// Where a line of the result takes many lines of the surfaces, longer runs of fewer: +30 % (int8, and
-// three sums, from 3 MiB in turns as from 128 MiB; measured on a Zen 5).
+// Where a line of the result takes many lines of the surfaces, longer runs of fewer: +30 % (int8,
+// and three sums, from 3 MiB in turns as from 128 MiB; measured on a Zen 5).
 constexpr StripSize kDeepStrip = {64, 2};
 // Rows of the target at such a distance share few sets of L1, in which no more than these stay
 // together until their lines are whole.
@@ -138,7 +138,8 @@ class Unpacking {
     return same && lead % (4 * size_) == 0 ? lead / size_ : -1;
   }
 
-  /// The next strip is beside it, if that is before column `end`, or begins the next rows at `first`.
+  /// The next strip is beside it, if that is before column `end`, or begins the next rows at
+  /// `first`.
   Strip strip_at(std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t lines,
                  std::int64_t first, std::int64_t end) const {
     const SumSource source = source_.from(row, column);
@@ -153,15 +154,17 @@ class Unpacking {
             .column_floats = source.column_floats,
             .rows = rows,
             .lines = lines,
-            .next = source.next_strip(rows, column, lines * line_, first, end)};
+            .next = source.next_strip(rows, column, lines * line_, first, end),
+            .to = nullptr,
+            .pitch = 0};
   }
 
   /// Whole lines, from column `first` to `end`.
   void straight(UnpackStrip unpack, std::int64_t row, std::int64_t rows, std::int64_t first,
                 std::int64_t end) {
     for (std::int64_t column = first; column < end; column += strip_size_.lines * line_) {
-      Strip strip =
-          strip_at(row, rows, column, std::min(strip_size_.lines, (end - column) / line_), first, end);
+      Strip strip = strip_at(row, rows, column, std::min(strip_size_.lines, (end - column) / line_),
+                             first, end);
       strip.to = at(row, column);
       strip.pitch = target_.row_stride;
       unpack(strip, seen_);
