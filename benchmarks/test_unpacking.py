@@ -43,6 +43,7 @@ KINDS = {
     "quantized to float32": ("int32", False, "float32", False, False),
     "float32 to float64": ("float32", False, "float64", False, False),
     "bias, to float16": ("float32", False, "float16", False, True),
+    "bias, to float32": ("float32", False, "float32", False, True),
     "transposed float32": ("float32", False, "float32", False, False),
 }
 
@@ -82,7 +83,10 @@ def test_unpacking(benchmark, shape, kind, layout, isa, brief):
     surfaces = 1 if shape == "big" else 3
     size = rows * columns
     rng = np.random.default_rng(1)
-    pattern = rng.integers(-(2**20), 2**20, 2**16).astype(sums_type)
+    if sums_type == "float32":  # with all their bits, as the sums of a product have them
+        pattern = (rng.standard_normal(2**16) * 2.0**20).astype(sums_type)
+    else:
+        pattern = rng.integers(-(2**20), 2**20, 2**16).astype(sums_type)
     main = np.resize(pattern, surfaces * size)
     low = np.resize(pattern[::-1], 2 * surfaces * size) if has_low else None
     bias = np.arange(all_columns) / 64 if has_bias else None

@@ -261,7 +261,9 @@ class Unpacking {
                       std::size_t(step_.rows * step_.columns) * (wide() + bytes_of(product_.out)));
     const Access access(job_);
     if (!access) return;
-    note(npublas::finish(core_.waiting.data(), sums_type(), epilogue(), in_c()));
+    Target c = in_c();
+    c.whole_bytes = whole_bytes();  // all of K is in it
+    note(npublas::finish(core_.waiting.data(), sums_type(), epilogue(), c));
   }
   DType sums_type() const { return wide() == 8 ? DType::float64 : DType::float32; }
   Epilogue epilogue() const {
