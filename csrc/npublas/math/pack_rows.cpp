@@ -14,21 +14,44 @@
 namespace npublas {
 namespace {
 
-// Four lines of each row: rows are often pages apart, so that it pays to take much from each. There
-// are two panels. On the RK3588 they nearly fit the 512 KiB of L2 of a Cortex-A76; where L2 is
-// larger, four lines of the deeper rows of int8 are worth more (measured on Zen 5: 0.43 rather than
-// 0.33 of memcpy for float32 -> int8, rows a power of two apart).
+// Four lines of each row: rows are often pages apart, so that it pays to take much from each.
+constexpr std::int64_t kBytesOfRow = 256;
+// As long as L2 holds the panel; that of a Cortex-A76 of the RK3588 has 512 KiB.
 #if defined(__aarch64__)
 constexpr std::int64_t kPanelBytes = 288 * 1024;
 #else
 constexpr std::int64_t kPanelBytes = 560 * 1024;
 #endif
-constexpr std::int64_t kBytesOfRow = 256;
 constexpr std::int64_t kLine = 64;
-// A whole number of 64-byte pieces of coded lanes, be they float16 or int8.
-constexpr std::int64_t kPanelStep = 64;
 // Rows more, lest blocks be a power of two apart.
 constexpr std::int64_t kGap = 4;
+
+template <typename T>
+using OfLanes = std::array<T, Panel::kMostLanes>;
+template <typename T>
+using OfSixteens = std::array<T, Panel::kMostLanes / 16>;
+
+/// What was seen of the lanes of a panel while they were collected.
+struct Seen {
+  OfLanes<std::uint32_t> largest;  ///< magnitudes, of floats
+  OfSixteens<HalfRanges> ranges;   ///< of float16 as it is
+
+  void reset();
+  HalfRange range(std::int64_t lane) const {
+    const HalfRanges& of_sixteen = ranges[std::size_t(lane / 16)];
+    return {of_sixteen.largest[lane % 16], of_sixteen.smallest_less_one[lane % 16]};
+  }
+};
+
+/// With what the lanes of a panel are coded, and what is noted meanwhile.
+struct Coded {
+  OfLanes<float> first, second;  ///< factors, or in `first` scales; 1 for padding
+  OfSixteens<bool> scaled;       ///< whether some factor isn't 1, of float16 as it is
+  OfLanes<std::int32_t> sums;    ///< of bytes
+  OfSixteens<SplitNotes> losses;
+  OfLanes<float> tops;              ///< the largest magnitudes once they are scaled
+  OfLanes<std::int64_t> vanishing;  ///< count_vanishing
+};
 
 class RowPacker {
  public:
@@ -45,48 +68,49 @@ class RowPacker {
                   (packing.coding == Coding::half && source.dtype == DType::float16)),
         turned_(packing.coding == Coding::shifted ? 0x80 : 0),
         width_(round_up(source.depth, kDepthStep)),
-        padded_(round_up(source.depth, kPanelStep) + kGap),
+        step_(kLine / surface.bytes(1)),
+        steps_(std::max<std::int64_t>(ceil_div(source.depth, step_), 1)),
+        slots_(is_float(source.dtype) ? steps_ : 1),
+        padded_(slots_ * step_ + kGap),
         size_(as_it_is_ ? std::int64_t(bytes_of(source.dtype)) : 4) {
     const std::int64_t group = surface.lanes_together();
     const std::int64_t of_row =
         kBytesOfRow / std::min<std::int64_t>(std::int64_t(bytes_of(source.dtype)), 4);
-    const std::int64_t fit = kPanelBytes / std::max<std::int64_t>(padded_ * size_, 1);
-    together_ = std::clamp(fit / group * group, group, of_row);
-    thread_local Scratch panels, zeros;
-    const std::int64_t bytes = round_up(together_ * size_, kLine) * padded_ + kLine;
-    panels_[0].data = panels.at_least(2 * bytes);
-    panels_[1].data = panels_[0].data + bytes;
+    together_ = std::clamp(kPanelBytes / (padded_ * size_) / group * group, group, of_row);
+    thread_local Scratch panel, zeros;
+    panel_ = panel.at_least(round_up(together_ * size_, kLine) * padded_);
     zeros_ = zeros.at_least(surface.bytes(surface.depth));
   }
 
   std::optional<Packed> pack();
 
  private:
-  /// Lanes on their way from memory to the surface.
-  struct Collected {
-    std::byte* data = nullptr;
-    std::int64_t first = 0, lanes = 0;
-    std::int64_t rows = 0;                                  // so many are there already
-    std::array<std::uint32_t, Panel::kMostLanes> largest;   // magnitudes, of floats
-    std::array<HalfRanges, Panel::kMostLanes / 16> ranges;  // of float16 as it is
-  };
+  // `first` is always the first lane of a panel, `lane` the number of one in its panel.
 
-  void begin(Collected& panel, std::int64_t first);
-  /// Collects so many rows more, as far as there are.
-  void collect(Collected& panel, std::int64_t rows);
-  bool complete(Collected& panel);
-  /// `at`: of the panel.
-  void code(std::int64_t first, std::int64_t at, std::int64_t real, std::int64_t count);
-  void halve(std::int64_t first, std::int64_t at, std::int64_t real, const Put& put);
-  void scale_halves(std::int64_t first, std::int64_t at, std::int64_t real, const Put& put);
-  void split(std::int64_t first, std::int64_t at, std::int64_t real, const Put& put);
-  void quantize(std::int64_t first, std::int64_t at, std::int64_t real, const Put& put);
+  void collect(std::int64_t first, std::int64_t step);
+  /// Decides with what lanes are coded. False if there is NaN or infinity.
+  bool prepare(std::int64_t first);
+  void prepare_floats(std::int64_t first, std::int64_t count);
+  void prepare_halves(std::int64_t first, std::int64_t count);
+  void prepare_scales(std::int64_t first, std::int64_t count);
+  void code(std::int64_t first, std::int64_t step);
+  void code_group(std::int64_t lane, const Panel& panel, const Put& put);
+  /// Notes what is known of lanes once all of them is coded.
+  void note(std::int64_t first);
 
+  /// Fills lines of some blocks with padding.
+  void pad(std::int64_t block, std::int64_t end_block, std::int64_t line, std::int64_t end_line);
+  void clear_padding_of_surface();
+
+  std::int64_t count_from(std::int64_t first) const {
+    return std::min(together_, source_.lanes - first);
+  }
   /// Lanes of a block, which is as many lines as there are rows.
   std::int64_t of_block() const { return kLine / size_; }
-  Panel panel_at(std::int64_t lane) const {
+  std::int64_t line_of(std::int64_t step) const { return step % slots_ * step_; }
+  Panel panel_at(std::int64_t lane, std::int64_t step) const {
     const std::int64_t block = padded_ * kLine, within = lane % of_block() * size_;
-    return {current_->data + lane / of_block() * block + within,
+    return {panel_ + lane / of_block() * block + line_of(step) * kLine + within,
             of_block() > 16 ? 16 * size_ : block};
   }
   void note_scale(std::int64_t lane, double scale) {
@@ -101,85 +125,200 @@ class RowPacker {
   const LaneNotes& notes_;
   const bool as_it_is_;
   const std::uint8_t turned_;
-  const std::int64_t width_, padded_, size_;
+  const std::int64_t width_, step_, steps_, slots_, padded_, size_;
   std::int64_t together_;
-  std::array<Collected, 2> panels_;  // one is coded while the other is collected
-  Collected *current_ = nullptr, *next_ = nullptr;
-  std::int64_t rows_with_step_ = 0;
+  std::byte* panel_;
+  Seen seen_;
+  Coded coded_;
   const std::byte* zeros_;
   std::uint8_t any_ = 0;
   Packed packed_;
 };
 
-void RowPacker::begin(Collected& panel, std::int64_t first) {
-  panel.first = first;
-  panel.lanes = std::clamp<std::int64_t>(source_.lanes - first, 0, together_);
-  panel.rows = panel.lanes > 0 ? 0 : source_.depth;
-  panel.largest.fill(0);
-  for (HalfRanges& ranges : panel.ranges) {
-    std::fill_n(ranges.largest, 16, std::uint16_t(0));
-    std::fill_n(ranges.smallest_less_one, 16, std::uint16_t(0xffff));
+void Seen::reset() {
+  largest.fill(0);
+  for (HalfRanges& of_sixteen : ranges) {
+    std::fill_n(of_sixteen.largest, 16, std::uint16_t(0));
+    std::fill_n(of_sixteen.smallest_less_one, 16, std::uint16_t(0xffff));
   }
 }
 
-void RowPacker::collect(Collected& panel, std::int64_t count) {
-  const std::int64_t from = panel.rows, to = std::min(from + count, source_.depth);
-  if (from == to) return;
-  panel.rows = to;
-  const Rows rows{
-      .from = static_cast<const std::byte*>(source_.data) + panel.first * source_.lane_stride,
-      .stride = source_.depth_stride,
-      .depth = source_.depth,
-      .lanes = panel.lanes,
-      .more = (source_.lanes - panel.first - panel.lanes) * source_.lane_stride};
+std::optional<Packed> RowPacker::pack() {
+  const std::int64_t end = ceil_div(source_.lanes, together_) * steps_;
+  for (std::int64_t t = 0; end > 0 && t < end + slots_; ++t) {
+    if (const std::int64_t before = t - slots_; before >= 0) {
+      const std::int64_t first = before / steps_ * together_, step = before % steps_;
+      if (step == 0 && !prepare(first)) return std::nullopt;
+      code(first, step);
+      if (step == steps_ - 1) note(first);
+    }
+    if (t < end) collect(t / steps_ * together_, t % steps_);
+  }
+  clear_padding_of_surface();
+  if (surface_.streams) packers_.fence();
+  if (packing_.coding != Coding::half && packing_.coding != Coding::split) packed_.zero = any_ == 0;
+  return packed_;
+}
+
+void RowPacker::collect(std::int64_t first, std::int64_t step) {
+  if (step == 0) seen_.reset();
+  const std::int64_t count = count_from(first);
+  const Rows rows{.from = static_cast<const std::byte*>(source_.data) + first * source_.lane_stride,
+                  .stride = source_.depth_stride,
+                  .depth = source_.depth,
+                  .lanes = count,
+                  .more = (source_.lanes - first - count) * source_.lane_stride};
+  const std::int64_t from = step * step_, to = std::min(from + step_, source_.depth);
+  // Where row 0 would be.
+  std::byte* const panel = panel_ + (line_of(step) - from) * kLine;
   if (!is_float(source_.dtype)) {
-    any_ |= packers_.collect_bytes(rows, from, to, padded_, panel.data, turned_);
+    any_ |= packers_.collect_bytes(rows, from, to, padded_, panel, turned_);
   } else if (as_it_is_) {
-    packers_.collect_halves(rows, from, to, padded_, panel.data, panel.ranges.data());
+    packers_.collect_halves(rows, from, to, padded_, panel, seen_.ranges.data());
   } else {
     const auto collect_floats = source_.dtype == DType::float32    ? packers_.collect_float32
                                 : source_.dtype == DType::float16  ? packers_.collect_float16
                                 : source_.dtype == DType::bfloat16 ? packers_.collect_bfloat16
                                                                    : packers_.collect_float64;
-    collect_floats(rows, from, to, padded_, panel.data, panel.largest.data());
+    collect_floats(rows, from, to, padded_, panel, seen_.largest.data());
   }
+  if (to - from < step_)
+    pad(0, ceil_div(count, of_block()), line_of(step) + to - from, line_of(step) + step_);
 }
 
-/// Adds the padding. False if there is NaN or infinity.
-bool RowPacker::complete(Collected& panel) {
-  collect(panel, source_.depth);
-  const std::int64_t collected = ceil_div(panel.lanes, of_block());
-  const std::int64_t wanted =
-      ceil_div(round_up(panel.lanes, surface_.lanes_together()), of_block());
-  for (std::int64_t i = 0; i < wanted; ++i) {
-    const std::int64_t rows = i < collected ? source_.depth : 0;
-    std::fill_n(panel.data + (i * padded_ + rows) * kLine, (padded_ - rows) * kLine,
+void RowPacker::pad(std::int64_t block, std::int64_t end_block, std::int64_t line,
+                    std::int64_t end_line) {
+  for (; block < end_block; ++block)
+    std::fill_n(panel_ + (block * padded_ + line) * kLine, (end_line - line) * kLine,
                 std::byte(turned_));
-  }
-  std::uint32_t largest = 0;
-  for (const std::uint32_t of_lane : panel.largest) largest = std::max(largest, of_lane);
-  bool finite = std::isfinite(std::bit_cast<float>(largest));
-  for (const HalfRanges& ranges : panel.ranges)
-    for (const std::uint16_t of_lane : ranges.largest) finite &= of_lane < 0x7c00;
-  return finite;
 }
 
-std::optional<Packed> RowPacker::pack() {
-  const std::int64_t group = surface_.lanes_together();
-  begin(panels_[0], 0);
-  for (std::int64_t first = 0, i = 0; first < source_.lanes; first += together_, ++i) {
-    current_ = &panels_[std::size_t(i % 2)];
-    next_ = &panels_[std::size_t((i + 1) % 2)];
-    if (!complete(*current_)) return std::nullopt;
-    begin(*next_, first + together_);
-    // So many rows of the next panel are collected with each step of this one.
-    const std::int64_t steps =
-        ceil_div(current_->lanes, group) * ceil_div(surface_.bytes(width_), 64);
-    rows_with_step_ = ceil_div(ceil_div(source_.depth, std::max<std::int64_t>(steps, 1)), 4) * 4;
-    for (std::int64_t at = 0; at < current_->lanes; at += group)
-      code(first + at, at, std::min(group, current_->lanes - at),
-           std::min(group, surface_.lanes - first - at));
+bool RowPacker::prepare(std::int64_t first) {
+  const std::int64_t count = count_from(first);
+  // Only the last panel lacks some, and then nothing is collected to these.
+  const std::int64_t whole = round_up(count, surface_.lanes_together());
+  pad(ceil_div(count, of_block()), ceil_div(whole, of_block()), 0, padded_);
+  std::uint32_t largest = 0;
+  for (const std::uint32_t of_lane : seen_.largest) largest = std::max(largest, of_lane);
+  bool finite = std::isfinite(std::bit_cast<float>(largest));
+  for (const HalfRanges& ranges : seen_.ranges)
+    for (const std::uint16_t of_lane : ranges.largest) finite &= of_lane < 0x7c00;
+  if (!finite) return false;
+  coded_.first.fill(1);
+  coded_.second.fill(1);
+  coded_.sums.fill(0);
+  if (packing_.coding == Coding::quantized)
+    prepare_scales(first, count);
+  else if (is_float(source_.dtype) && as_it_is_)
+    prepare_halves(first, count);
+  else if (is_float(source_.dtype))
+    prepare_floats(first, count);
+  return true;
+}
+
+void RowPacker::prepare_floats(std::int64_t first, std::int64_t count) {
+  const bool splits = packing_.coding == Coding::split;
+  if (splits) std::fill_n(coded_.losses.begin(), ceil_div(count, 16), SplitNotes{});
+  for (std::int64_t lane = 0; lane < count; ++lane) {
+    const auto i = std::size_t(lane);
+    const std::uint32_t largest = seen_.largest[i];
+    const int exponent = exponent_for(largest, kTarget);
+    const Factors factors(exponent);
+    coded_.first[i] = factors.first;
+    coded_.second[i] = factors.second;
+    packed_.zero &= largest == 0;
+    note_scale(first + lane, std::ldexp(1.0, -exponent));
+    if (!splits || !notes_.losses) continue;
+    coded_.tops[i] = std::ldexp(std::bit_cast<float>(largest), exponent);
+    coded_.vanishing[i] = count_vanishing(panel_at(lane, 0).data, kLine, source_.depth, exponent);
   }
+}
+
+void RowPacker::prepare_halves(std::int64_t first, std::int64_t count) {
+  coded_.scaled.fill(false);
+  for (std::int64_t lane = 0; lane < count; ++lane) {
+    const HalfRange range = seen_.range(lane);
+    const int exponent = exponent_for(range);
+    coded_.first[std::size_t(lane)] = Factors(exponent).first;
+    coded_.scaled[std::size_t(lane / 16)] |= exponent != 0;
+    packed_.zero &= range.largest == 0;
+    packed_.subnormal |= has_subnormal(range, exponent);
+    note_scale(first + lane, std::ldexp(1.0, -exponent));
+  }
+}
+
+void RowPacker::prepare_scales(std::int64_t first, std::int64_t count) {
+  for (std::int64_t lane = 0; lane < count; ++lane) {
+    const auto i = std::size_t(lane);
+    coded_.first[i] =
+        packing_.scale > 0 ? packing_.scale : scale_for(seen_.largest[i], packing_.limit);
+    note_scale(first + lane, double(coded_.first[i]));
+  }
+}
+
+void RowPacker::code(std::int64_t first, std::int64_t step) {
+  const std::int64_t group = surface_.lanes_together(), count = count_from(first);
+  for (std::int64_t lane = 0; lane < count; lane += group) {
+    const std::int64_t together = std::min(group, surface_.lanes - first - lane);
+    Put put = surface_.put_of(first + lane, together, width_, turned_, to_);
+    const std::int64_t each = kLine / put.piece;
+    put.to += step * each * put.piece_stride;
+    put.pieces = std::min(put.pieces - step * each, each);
+    if (put.pieces > 0) code_group(lane, panel_at(lane, step), put);
+  }
+}
+
+void RowPacker::code_group(std::int64_t lane, const Panel& panel, const Put& put) {
+  const float *const first = coded_.first.data() + lane, *const second =
+                                                             coded_.second.data() + lane;
+  const auto sixteen = std::size_t(lane / 16);
+  switch (packing_.coding) {
+    case Coding::half:
+      if (!as_it_is_) return packers_.halve_rows(panel, first, second, put);
+      if (coded_.scaled[sixteen]) return packers_.scale_rows(panel, first, put);
+      return packers_.copy_rows_of_halves(panel, put);
+    case Coding::split: {
+      Put to_both = put;
+      to_both.stream &= (low_ - to_) % kLine == 0;  // or what is a line here isn't one there
+      return packers_.split_rows(panel, first, second, to_both, low_ + (put.to - to_),
+                                 coded_.losses[sixteen]);
+    }
+    case Coding::quantized:
+      any_ |= packers_.quantize_rows(panel, first, packing_.limit, put);
+      return;
+    default:
+      packers_.copy_rows_of_bytes(panel, put, coded_.sums.data() + lane);
+  }
+}
+
+void RowPacker::note(std::int64_t first) {
+  const std::int64_t count = count_from(first);
+  if (!is_float(source_.dtype) && notes_.sums)
+    std::copy_n(coded_.sums.begin(), count, notes_.sums + first);
+  if (packing_.coding != Coding::split) return;
+  for (std::int64_t lane = 0; lane < count; lane += 16)
+    packed_.low_zero &= !coded_.losses[std::size_t(lane / 16)].any_low;
+  if (!notes_.losses) return;
+  for (std::int64_t lane = 0; lane < count; ++lane) {
+    const SplitNotes& notes = coded_.losses[std::size_t(lane / 16)];
+    const std::int64_t i = lane % 16;
+    float sizes[16], totals[16];
+    for (int j = 0; j < 16; ++j) {
+      sizes[j] = notes.sizes[j][i];
+      totals[j] = notes.totals[j][i];
+    }
+    LaneLoss loss{.largest = notes.largest[i],
+                  .total = round_up_sum(totals),
+                  .size = round_up_sum(sizes),
+                  .top = coded_.tops[std::size_t(lane)],
+                  .large = notes.large[i]};
+    add_vanishing(coded_.vanishing[std::size_t(lane)], loss);
+    notes_.losses[first + lane] = loss;
+  }
+}
+
+void RowPacker::clear_padding_of_surface() {
+  const std::int64_t group = surface_.lanes_together();
   const auto clear = [&](std::int64_t first, std::int64_t d, std::int64_t width) {
     for (; first < surface_.lanes; first += group) {
       const std::int64_t count = std::min(group, surface_.lanes - first);
@@ -189,124 +328,6 @@ std::optional<Packed> RowPacker::pack() {
   };
   clear(round_up(source_.lanes, group), 0, width_);
   clear(0, width_, surface_.depth - width_);
-  if (surface_.streams) packers_.fence();
-  if (packing_.coding != Coding::half && packing_.coding != Coding::split) packed_.zero = any_ == 0;
-  return packed_;
-}
-
-void RowPacker::code(std::int64_t first, std::int64_t at, std::int64_t real, std::int64_t count) {
-  Put put = surface_.put_of(first, count, width_, turned_, to_);
-  put.state = this;
-  put.meanwhile = [](void* packer) {
-    auto& self = *static_cast<RowPacker*>(packer);
-    self.collect(*self.next_, self.rows_with_step_);
-  };
-  switch (packing_.coding) {
-    case Coding::half:
-      return as_it_is_ ? scale_halves(first, at, real, put) : halve(first, at, real, put);
-    case Coding::split:
-      return split(first, at, real, put);
-    case Coding::quantized:
-      return quantize(first, at, real, put);
-    default: {
-      std::array<std::int32_t, kMostLanes> sums;
-      packers_.copy_rows_of_bytes(panel_at(at), put, sums.data());
-      if (notes_.sums) std::copy_n(sums.begin(), real, notes_.sums + first);
-    }
-  }
-}
-
-/// Factors of the lanes of a group, 1 for padding.
-struct GroupFactors {
-  alignas(64) float first[kMostLanes], second[kMostLanes];
-  GroupFactors() {
-    std::fill_n(first, kMostLanes, 1.0f);
-    std::fill_n(second, kMostLanes, 1.0f);
-  }
-  void set(std::int64_t lane, int exponent) {
-    const Factors factors(exponent);
-    first[lane] = factors.first;
-    second[lane] = factors.second;
-  }
-};
-
-void RowPacker::halve(std::int64_t first, std::int64_t at, std::int64_t real, const Put& put) {
-  GroupFactors factors;
-  for (std::int64_t i = 0; i < real; ++i) {
-    const std::uint32_t largest = current_->largest[std::size_t(at + i)];
-    const int exponent = exponent_for(largest, kTarget);
-    factors.set(i, exponent);
-    packed_.zero &= largest == 0;
-    note_scale(first + i, std::ldexp(1.0, -exponent));
-  }
-  packers_.halve_rows(panel_at(at), factors.first, factors.second, put);
-}
-
-void RowPacker::scale_halves(std::int64_t first, std::int64_t at, std::int64_t real,
-                             const Put& put) {
-  GroupFactors factors;
-  bool scaled = false;
-  for (std::int64_t i = 0; i < real; ++i) {
-    const HalfRanges& ranges = current_->ranges[std::size_t((at + i) / 16)];
-    const HalfRange range{ranges.largest[(at + i) % 16], ranges.smallest_less_one[(at + i) % 16]};
-    const int exponent = exponent_for(range);
-    factors.set(i, exponent);
-    scaled |= exponent != 0;
-    packed_.zero &= range.largest == 0;
-    packed_.subnormal |= has_subnormal(range, exponent);
-    note_scale(first + i, std::ldexp(1.0, -exponent));
-  }
-  if (scaled)
-    packers_.scale_rows(panel_at(at), factors.first, put);
-  else
-    packers_.copy_rows_of_halves(panel_at(at), put);
-}
-
-void RowPacker::split(std::int64_t first, std::int64_t at, std::int64_t real, const Put& put) {
-  GroupFactors factors;
-  std::array<int, kMostLanes> exponents{};
-  for (std::int64_t i = 0; i < real; ++i) {
-    const std::uint32_t largest = current_->largest[std::size_t(at + i)];
-    exponents[std::size_t(i)] = exponent_for(largest, kTarget);
-    factors.set(i, exponents[std::size_t(i)]);
-    packed_.zero &= largest == 0;
-    note_scale(first + i, std::ldexp(1.0, -exponents[std::size_t(i)]));
-  }
-  SplitNotes notes;
-  const Panel panel = panel_at(at);
-  Put to_both = put;
-  to_both.stream &= (low_ - to_) % kLine == 0;  // or what is a line here isn't one there
-  packers_.split_rows(panel, factors.first, factors.second, to_both, low_ + (put.to - to_), notes);
-  if (notes.any_low) packed_.low_zero = false;
-  if (!notes_.losses) return;
-  for (std::int64_t i = 0; i < real; ++i) {
-    float sizes[16], totals[16];
-    for (int j = 0; j < 16; ++j) {
-      sizes[j] = notes.sizes[j][i];
-      totals[j] = notes.totals[j][i];
-    }
-    const int exponent = exponents[std::size_t(i)];
-    LaneLoss loss{
-        .largest = notes.largest[i],
-        .total = round_up_sum(totals),
-        .size = round_up_sum(sizes),
-        .top = std::ldexp(std::bit_cast<float>(current_->largest[std::size_t(at + i)]), exponent),
-        .large = notes.large[i]};
-    add_vanishing(count_vanishing(panel.data + i * 4, kLine, source_.depth, exponent), loss);
-    notes_.losses[first + i] = loss;
-  }
-}
-
-void RowPacker::quantize(std::int64_t first, std::int64_t at, std::int64_t real, const Put& put) {
-  alignas(64) float scales[kMostLanes];
-  std::fill_n(scales, kMostLanes, 1.0f);
-  for (std::int64_t i = 0; i < real; ++i) {
-    scales[i] = packing_.scale > 0
-                    ? packing_.scale
-                    : scale_for(current_->largest[std::size_t(at + i)], packing_.limit);
-    note_scale(first + i, double(scales[i]));
-  }
-  any_ |= packers_.quantize_rows(panel_at(at), scales, packing_.limit, put);
 }
 
 }  // namespace

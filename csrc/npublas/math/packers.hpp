@@ -61,19 +61,17 @@ struct Panel {
 };
 
 /// Where coded lanes go that come from a panel: pieces of `piece` bytes (16, 32 or 64), piece p of
-/// lane i to `to` + p · piece_stride + i · lane_stride. `pieces` of each are written.
+/// lane i to `to` + p · piece_stride + i · lane_stride. `pieces` of each are written, 64 bytes at
+/// most.
 struct Put {
   std::int64_t piece, count, pieces;
   std::byte* to;
   std::int64_t piece_stride, lane_stride;
   std::uint8_t turned;
   bool stream;
-  /// Called after every 64 bytes of the lanes: so memory is read while there is computing to do.
-  void (*meanwhile)(void* state);
-  void* state;
 };
 
-/// What `split_rows` notes of 16 lanes; as SplitNote, but with [sum][lane].
+/// What `split_rows` adds to of 16 lanes; as SplitNote, but with [sum][lane].
 struct SplitNotes {
   float sizes[16][16];
   float totals[16][16];
@@ -129,7 +127,8 @@ struct Packers {
   std::uint8_t (*collect_bytes)(const Rows& rows, std::int64_t begin, std::int64_t end,
                                 std::int64_t padded, std::byte* panel, std::uint8_t padding);
 
-  // Of one or two blocks of a panel, as Put says; factors and scales are one of each lane.
+  // Of one or two blocks of a panel, as Put says; factors and scales are one of each lane, and so
+  // are sums, which are added to.
   void (*halve_rows)(const Panel& panel, const float* first, const float* second, const Put& put);
   void (*scale_rows)(const Panel& panel, const float* powers, const Put& put);
   void (*copy_rows_of_halves)(const Panel& panel, const Put& put);

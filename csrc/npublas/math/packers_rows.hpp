@@ -13,7 +13,7 @@ namespace {
 // No prefetcher of a processor follows rows that are pages apart. And rows that are a power of two
 // apart share a few sets of a cache, which then holds no more than some ten of them: so each line
 // is used up at once, and not much is asked for ahead.
-constexpr std::int64_t kBytesAhead = 4096;
+constexpr std::int64_t kBytesAhead = 8192;
 
 NPUBLAS_INLINE void ask_ahead(const Rows& rows, std::int64_t d, std::int64_t bytes) {
   std::int64_t row = d + kBytesAhead / (bytes < 64 ? 64 : bytes), wanted = bytes;
@@ -25,7 +25,7 @@ NPUBLAS_INLINE void ask_ahead(const Rows& rows, std::int64_t d, std::int64_t byt
     if (row >= rows.depth) return;
   }
   line += row * rows.stride;
-  for (std::int64_t i = 0; i < wanted; i += kLine) __builtin_prefetch(line + i);
+  for (std::int64_t i = 0; i < wanted; i += kLine) __builtin_prefetch(line + i, 0, 2);
 }
 
 template <Vector (*read)(const std::byte*), int Size>
@@ -144,24 +144,17 @@ struct Stage {
 };
 
 template <bool kStream>
-NPUBLAS_INLINE void put_stage(const Stage& stage, const Put& put, std::byte* base,
-                              std::int64_t step) {
-  const std::int64_t each = kLine / put.piece, first = step * each;
-  const std::int64_t pieces = put.pieces - first < each ? put.pieces - first : each;
-  std::byte* const to = base + first * put.piece_stride;
+NPUBLAS_INLINE void put_stage(const Stage& stage, const Put& put, std::byte* to) {
   if (put.piece == 16) {
-    scatter_16_to<kStream>(stage.pointers, put.count, pieces, to, put.piece_stride, put.turned);
+    scatter_16_to<kStream>(stage.pointers, put.count, put.pieces, to, put.piece_stride, put.turned);
   } else if (put.piece == 32 && put.lane_stride == 32) {
-    scatter_32_to<kStream>(stage.pointers, put.count, pieces, to, put.piece_stride, put.turned);
-  } else if (put.piece * pieces == kLine && put.piece_stride == put.piece) {  // of row-major A
-    for (std::int64_t i = 0; i < put.count; ++i)
-      store_line<kStream>(to + i * put.lane_stride, load_line(stage.lanes[i]), put.turned);
-  } else if (put.piece == 64) {
+    scatter_32_to<kStream>(stage.pointers, put.count, put.pieces, to, put.piece_stride, put.turned);
+  } else if (put.piece == kLine || (put.pieces == 2 && put.piece_stride == 32)) {  // row-major A
     for (std::int64_t i = 0; i < put.count; ++i)
       store_line<kStream>(to + i * put.lane_stride, load_line(stage.lanes[i]), put.turned);
   } else {
     for (std::int64_t i = 0; i < put.count; ++i)
-      for (std::int64_t at = 0; at < put.piece * pieces; at += 16)
+      for (std::int64_t at = 0; at < put.piece * put.pieces; at += 16)
         copy_16(to + i * put.lane_stride + at, stage.lanes[i] + at, put.turned);
   }
 }
@@ -169,55 +162,54 @@ NPUBLAS_INLINE void put_stage(const Stage& stage, const Put& put, std::byte* bas
 /// Codes blocks of a panel with a Coder, which makes words of kWidth lanes from `kRows` rows:
 /// `kOutputs` of them, the second of which go to `low`.
 template <typename Coder>
-void code_rows(const Panel& panel, const Put& put, std::byte* low, Coder& coder) {
+NPUBLAS_INLINE void code_rows(const Panel& panel, const Put& put, std::byte* low, Coder& coder) {
   constexpr std::int64_t kRows = Coder::kRows;
-  constexpr std::int64_t kWords = kLine / 4;
   constexpr int kOutputs = Coder::kOutputs;
   Stage stages[kOutputs];
   const std::int64_t blocks = (put.count + kUnit - 1) / kUnit;
-  const std::int64_t steps = (put.pieces * put.piece + kLine - 1) / kLine;
-  for (std::int64_t step = 0; step < steps; ++step) {
-    for (std::int64_t block = 0; block < blocks; ++block) {
-      const std::byte* const from = panel.data + block * panel.next + step * kWords * kRows * kLine;
-      for (int part = 0; part < kParts; ++part) {
-        for (int group = 0; group < kParts; ++group) {
-          Vector squares[kOutputs][kWidth];
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const std::byte* const from = panel.data + block * panel.next;
+    for (int part = 0; part < kParts; ++part) {
+      for (int group = 0; group < kParts; ++group) {
+        Vector squares[kOutputs][kWidth];
 #pragma GCC unroll 16
-          for (int i = 0; i < kWidth; ++i) {
-            const int word = group * kWidth + i;
-            Vector words[kOutputs];
-            coder.code(from + word * kRows * kLine + part * kWidth * Coder::kSize,
-                       int(block) * kParts + part, int(word * kRows % kUnit), words);
-            for (int o = 0; o < kOutputs; ++o) squares[o][i] = words[o];
-          }
+        for (int i = 0; i < kWidth; ++i) {
+          const int word = group * kWidth + i;
+          Vector words[kOutputs];
+          coder.code(from + word * kRows * kLine + part * kWidth * Coder::kSize,
+                     int(block) * kParts + part, int(word * kRows % kUnit), words);
+          for (int o = 0; o < kOutputs; ++o) squares[o][i] = words[o];
+        }
 #pragma GCC unroll 2
-          for (int o = 0; o < kOutputs; ++o) {
-            transpose(squares[o]);
+        for (int o = 0; o < kOutputs; ++o) {
+          transpose(squares[o]);
 #pragma GCC unroll 16
-            for (int i = 0; i < kWidth; ++i)
-              store(stages[o].lanes[block * kUnit + part * kWidth + i] + group * kWidth * 4,
-                    squares[o][i]);
-          }
+          for (int i = 0; i < kWidth; ++i)
+            store(stages[o].lanes[block * kUnit + part * kWidth + i] + group * kWidth * 4,
+                  squares[o][i]);
         }
       }
     }
-    for (int o = 0; o < kOutputs; ++o) {
-      std::byte* const to = o == 0 ? put.to : low;
-      if (put.stream)
-        put_stage<true>(stages[o], put, to, step);
-      else
-        put_stage<false>(stages[o], put, to, step);
-    }
-    put.meanwhile(put.state);
+  }
+  for (int o = 0; o < kOutputs; ++o) {
+    std::byte* const to = o == 0 ? put.to : low;
+    if (put.stream)
+      put_stage<true>(stages[o], put, to);
+    else
+      put_stage<false>(stages[o], put, to);
   }
 }
 
 constexpr int kAll = 2 * kParts;  // vectors of lanes
 
+template <typename T>
+NPUBLAS_INLINE Vector load_of(const T* from) {
+  return load(reinterpret_cast<const std::byte*>(from));
+}
+
 NPUBLAS_INLINE void load_all(const float* from, std::int64_t count, Vector* to) {
   for (int i = 0; i < kAll; ++i)
-    to[i] = i * kWidth < count ? load(reinterpret_cast<const std::byte*>(from + i * kWidth))
-                               : broadcast(1);
+    to[i] = i * kWidth < count ? load_of(from + i * kWidth) : broadcast(1);
 }
 
 struct Halver {
@@ -266,9 +258,8 @@ void copy_rows_of_halves(const Panel& panel, const Put& put) {
 
 struct Splitter {
   static constexpr int kRows = 2, kSize = 4, kOutputs = 2;
-  Vector first[kParts], second[kParts];
-  Vector sizes[kParts][kUnit], totals[kParts][kUnit];
-  Vector largest[kParts], lows[kParts], counts[kParts];
+  SplitNotes& notes;
+  Vector first[kParts], second[kParts], largest[kParts], lows[kParts], counts[kParts];
   NPUBLAS_INLINE void code(const std::byte* from, int part, int row, Vector* words) {
     Parts parts[2];
 #pragma GCC unroll 2
@@ -277,37 +268,34 @@ struct Splitter {
       const Vector size_of_x = magnitude(x);
       parts[i] = split_vector(x, size_of_x);
       lows[part] = max_bits(lows[part], parts[i].raised);
-      sizes[part][row + i] = add(sizes[part][row + i], size_of_x);
-      totals[part][row + i] = add(totals[part][row + i], parts[i].loss);
+      add_to(notes.sizes[row + i] + part * kWidth, size_of_x);
+      add_to(notes.totals[row + i] + part * kWidth, parts[i].loss);
       largest[part] = max_bits(largest[part], parts[i].loss);
       counts[part] = count_if_at_least(counts[part], size_of_x, broadcast(0x1p9f));
     }
     words[0] = pair_of(parts[0].high, parts[1].high);
     words[1] = pair_of(parts[0].low, parts[1].low);
   }
+  NPUBLAS_INLINE static void add_to(float* sums, Vector x) { store(sums, add(load_of(sums), x)); }
 };
 
 void split_rows(const Panel& panel, const float* first, const float* second, const Put& put,
                 std::byte* low, SplitNotes& notes) {
-  Splitter coder;
+  Splitter coder{.notes = notes};
   for (int i = 0; i < kParts; ++i) {
-    coder.first[i] = load(reinterpret_cast<const std::byte*>(first + i * kWidth));
-    coder.second[i] = load(reinterpret_cast<const std::byte*>(second + i * kWidth));
-    for (int j = 0; j < kUnit; ++j) coder.sizes[i][j] = coder.totals[i][j] = zero();
-    coder.largest[i] = coder.lows[i] = coder.counts[i] = zero();
+    coder.first[i] = load_of(first + i * kWidth);
+    coder.second[i] = load_of(second + i * kWidth);
+    coder.largest[i] = load_of(notes.largest + i * kWidth);
+    coder.counts[i] = load_of(notes.large + i * kWidth);
+    coder.lows[i] = zero();
   }
   code_rows(panel, put, low, coder);
   float low_parts[kUnit];
   for (int i = 0; i < kParts; ++i) {
-    for (int j = 0; j < kUnit; ++j) {
-      store(notes.sizes[j] + i * kWidth, coder.sizes[i][j]);
-      store(notes.totals[j] + i * kWidth, coder.totals[i][j]);
-    }
     store(notes.largest + i * kWidth, coder.largest[i]);
     store(notes.large + i * kWidth, coder.counts[i]);
     store(low_parts + i * kWidth, coder.lows[i]);
   }
-  notes.any_low = false;
   for (const float part : low_parts) notes.any_low |= part >= kRoundsToNormal;
 }
 
@@ -359,12 +347,10 @@ struct ByteCopier {
 
 void copy_rows_of_bytes(const Panel& panel, const Put& put, std::int32_t* sums) {
   ByteCopier coder;
-  for (Vector& sum : coder.sums) sum = zero();
+  for (int i = 0; i * kWidth < put.count; ++i) coder.sums[i] = load_of(sums + i * kWidth);
   coder.turned = broadcast_byte(put.turned);
   code_rows(panel, put, nullptr, coder);
-  std::int32_t all[2 * kUnit];
-  for (int i = 0; i < kAll; ++i) store(all + i * kWidth, coder.sums[i]);
-  for (std::int64_t i = 0; i < put.count; ++i) sums[i] = all[i];
+  for (int i = 0; i * kWidth < put.count; ++i) store(sums + i * kWidth, coder.sums[i]);
 }
 
 // ## The table
