@@ -40,7 +40,9 @@ std::uint32_t largest_magnitude(const float* values, std::int64_t width) {
 
 int exponent_for(std::uint32_t magnitude, int target) {
   if (magnitude == 0 || magnitude >= kInfinity) return 0;
-  return target - std::ilogb(std::bit_cast<float>(magnitude));
+  // Of a subnormal number the leading bit, of which one less is zero than if it were the last of 24.
+  const int power = magnitude >= 1u << 23 ? int(magnitude >> 23) : 9 - std::countl_zero(magnitude);
+  return target + 127 - power;
 }
 
 void scale_lane(float* values, std::int64_t width, float first, float second) {
@@ -75,7 +77,7 @@ int exponent_for(const HalfRange& range) {
 bool has_subnormal(const HalfRange& range, int exponent) {
   if (range.largest == 0) return false;
   const float smallest = half_to_float(std::uint16_t(range.smallest_less_one + 1));
-  return std::ldexp(smallest, exponent) < 0x1p-14f;
+  return smallest * power_of_two(exponent) < 0x1p-14f;
 }
 
 void halve_lane(const float* values, std::int64_t width, std::uint16_t* halves) {

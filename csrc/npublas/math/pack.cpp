@@ -141,7 +141,7 @@ Packed Tile::rounded(std::byte* to) {
                         packers_for(largest).halve(from, source_.depth, factors.first,
                                                    factors.second, coded<std::uint16_t>(i), ahead);
                         packed_.zero &= largest == 0;
-                        note_scale(lane, std::ldexp(1.0, -exponent));
+                        note_scale(lane, factors.inverse());
                       });
   return packed_;
 }
@@ -156,14 +156,14 @@ Packed Tile::halves(std::byte* to) {
     packed_.zero &= range.largest == 0;
     const int exponent = exponent_for(range);
     packed_.subnormal |= has_subnormal(range, exponent);
-    note_scale(lane, std::ldexp(1.0, -exponent));
+    const Factors factors(exponent);
+    note_scale(lane, factors.inverse());
     if (exponent == 0 && source_.depth == width_ && finite) {
       group[std::size_t(i)] = from;
       return;
     }
     (finite ? packers_ : kPortablePackers)
-        .scale_halves(from, source_.depth, std::ldexp(1.0f, exponent), coded<std::uint16_t>(i),
-                      from);
+        .scale_halves(from, source_.depth, factors.first, coded<std::uint16_t>(i), from);
     group[std::size_t(i)] = coded(i);
   };
   for_each_group(LaneSource::As::as_it_is, code, [&](std::int64_t first, std::int64_t count) {
@@ -175,33 +175,33 @@ Packed Tile::halves(std::byte* to) {
 }
 
 Packed Tile::split(std::byte* high, std::byte* low) {
-  for_each_float_lane(high, low,
-                      [&](std::int64_t lane, const std::byte* from, const std::byte* ahead,
-                          std::uint32_t largest, std::int64_t i) {
-                        const int exponent = exponent_for(largest, kTarget);
-                        const Factors factors(exponent);
-                        LaneLoss loss;
-                        if (std::isfinite(std::bit_cast<float>(largest))) {
-                          SplitNote note;
-                          packers_.split(from, source_.depth, factors.first, factors.second,
-                                         coded<std::uint16_t>(i), coded_low(i), note, ahead);
-                          if (note.any_low) packed_.low_zero = false;
-                          loss = {.largest = note.largest,
-                                  .total = round_up_sum(note.totals),
-                                  .size = round_up_sum(note.sizes),
-                                  .top = std::ldexp(std::bit_cast<float>(largest), exponent),
-                                  .large = note.large};
-                          // What scaling made zero of, or rounded, before it was split.
-                          add_vanishing(count_vanishing(from, 4, source_.depth, exponent), loss);
-                        } else {  // is not going to be used, but NaN must not look like a number
-                          kPortablePackers.halve(from, source_.depth, 1, 1, coded<std::uint16_t>(i),
-                                                 ahead);
-                          std::fill_n(coded_low(i), width_, std::uint16_t(0));
-                        }
-                        packed_.zero &= largest == 0;
-                        note_scale(lane, std::ldexp(1.0, -exponent));
-                        if (notes_.losses) notes_.losses[lane] = loss;
-                      });
+  for_each_float_lane(
+      high, low,
+      [&](std::int64_t lane, const std::byte* from, const std::byte* ahead, std::uint32_t largest,
+          std::int64_t i) {
+        const int exponent = exponent_for(largest, kTarget);
+        const Factors factors(exponent);
+        LaneLoss loss;
+        if (std::isfinite(std::bit_cast<float>(largest))) {
+          SplitNote note;
+          packers_.split(from, source_.depth, factors.first, factors.second,
+                         coded<std::uint16_t>(i), coded_low(i), note, ahead);
+          if (note.any_low) packed_.low_zero = false;
+          loss = {.largest = note.largest,
+                  .total = round_up_sum(note.totals),
+                  .size = round_up_sum(note.sizes),
+                  .top = std::bit_cast<float>(largest) * factors.first * factors.second,
+                  .large = note.large};
+          // What scaling made zero of, or rounded, before it was split.
+          add_vanishing(count_vanishing(from, 4, source_.depth, exponent), loss);
+        } else {  // is not going to be used, but NaN must not look like a number
+          kPortablePackers.halve(from, source_.depth, 1, 1, coded<std::uint16_t>(i), ahead);
+          std::fill_n(coded_low(i), width_, std::uint16_t(0));
+        }
+        packed_.zero &= largest == 0;
+        note_scale(lane, factors.inverse());
+        if (notes_.losses) notes_.losses[lane] = loss;
+      });
   return packed_;
 }
 

@@ -49,6 +49,7 @@ struct Coded {
   OfSixteens<bool> scaled;       ///< whether some factor isn't 1, of float16 as it is
   OfLanes<std::int32_t> sums;    ///< of bytes
   OfSixteens<SplitNotes> losses;
+  OfSixteens<Put> puts;             ///< of groups
   OfLanes<float> tops;              ///< the largest magnitudes once they are scaled
   OfLanes<std::int64_t> vanishing;  ///< count_vanishing
 };
@@ -196,7 +197,7 @@ void RowPacker::pad(std::int64_t block, std::int64_t end_block, std::int64_t lin
 bool RowPacker::prepare(std::int64_t first) {
   const std::int64_t count = count_from(first);
   // Only the last panel lacks some, and then nothing is collected to these.
-  const std::int64_t whole = round_up(count, surface_.lanes_together());
+  const std::int64_t group = surface_.lanes_together(), whole = round_up(count, group);
   pad(ceil_div(count, of_block()), ceil_div(whole, of_block()), 0, padded_);
   std::uint32_t largest = 0;
   for (const std::uint32_t of_lane : seen_.largest) largest = std::max(largest, of_lane);
@@ -204,6 +205,9 @@ bool RowPacker::prepare(std::int64_t first) {
   for (const HalfRanges& ranges : seen_.ranges)
     for (const std::uint16_t of_lane : ranges.largest) finite &= of_lane < 0x7c00;
   if (!finite) return false;
+  for (std::int64_t lane = 0; lane < count; lane += group)
+    coded_.puts[std::size_t(lane / group)] = surface_.put_of(
+        first + lane, std::min(group, surface_.lanes - first - lane), width_, turned_, to_);
   coded_.first.fill(1);
   coded_.second.fill(1);
   coded_.sums.fill(0);
@@ -227,9 +231,9 @@ void RowPacker::prepare_floats(std::int64_t first, std::int64_t count) {
     coded_.first[i] = factors.first;
     coded_.second[i] = factors.second;
     packed_.zero &= largest == 0;
-    note_scale(first + lane, std::ldexp(1.0, -exponent));
+    note_scale(first + lane, factors.inverse());
     if (!splits || !notes_.losses) continue;
-    coded_.tops[i] = std::ldexp(std::bit_cast<float>(largest), exponent);
+    coded_.tops[i] = std::bit_cast<float>(largest) * factors.first * factors.second;
     coded_.vanishing[i] = count_vanishing(panel_at(lane, 0).data, kLine, source_.depth, exponent);
   }
 }
@@ -239,11 +243,12 @@ void RowPacker::prepare_halves(std::int64_t first, std::int64_t count) {
   for (std::int64_t lane = 0; lane < count; ++lane) {
     const HalfRange range = seen_.range(lane);
     const int exponent = exponent_for(range);
-    coded_.first[std::size_t(lane)] = Factors(exponent).first;
+    const Factors factors(exponent);
+    coded_.first[std::size_t(lane)] = factors.first;
     coded_.scaled[std::size_t(lane / 16)] |= exponent != 0;
     packed_.zero &= range.largest == 0;
     packed_.subnormal |= has_subnormal(range, exponent);
-    note_scale(first + lane, std::ldexp(1.0, -exponent));
+    note_scale(first + lane, factors.inverse());
   }
 }
 
@@ -259,8 +264,7 @@ void RowPacker::prepare_scales(std::int64_t first, std::int64_t count) {
 void RowPacker::code(std::int64_t first, std::int64_t step) {
   const std::int64_t group = surface_.lanes_together(), count = count_from(first);
   for (std::int64_t lane = 0; lane < count; lane += group) {
-    const std::int64_t together = std::min(group, surface_.lanes - first - lane);
-    Put put = surface_.put_of(first + lane, together, width_, turned_, to_);
+    Put put = coded_.puts[std::size_t(lane / group)];
     const std::int64_t each = kLine / put.piece;
     put.to += step * each * put.piece_stride;
     put.pieces = std::min(put.pieces - step * each, each);

@@ -68,10 +68,13 @@ inline Vector load_float64(const std::byte* from) {
   };
   return _mm256_insertf128_ps(_mm256_castps128_ps256(four(from)), four(from + 32), 1);
 }
+/// Words of two 16 bits of x and of y, the first in the lower half.
+inline Vector pair_of(__m128i x, __m128i y) {
+  const __m256i low = _mm256_castsi128_si256(_mm_unpacklo_epi16(x, y));
+  return _mm256_castsi256_ps(_mm256_inserti128_si256(low, _mm_unpackhi_epi16(x, y), 1));
+}
 inline Vector load_pairs(const std::byte* first, const std::byte* second) {
-  const __m256i low = _mm256_cvtepu16_epi32(load_16(first));
-  const __m256i high = _mm256_cvtepu16_epi32(load_16(second));
-  return _mm256_castsi256_ps(_mm256_or_si256(low, _mm256_slli_epi32(high, 16)));
+  return pair_of(load_16(first), load_16(second));
 }
 inline Vector load_quads(const std::byte* a, const std::byte* b, const std::byte* c,
                          const std::byte* d) {
@@ -91,22 +94,31 @@ inline void store_halves(std::uint16_t* to, Halves x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), x);
 }
 inline Vector floats_of(Halves x) { return _mm256_cvtph_ps(x); }
-/// Words of two float16, the first in the lower half.
-inline Vector pair_of(Halves x, Halves y) {
-  const __m256i low = _mm256_cvtepu16_epi32(x);
-  const __m256i high = _mm256_cvtepu16_epi32(y);
-  return _mm256_castsi256_ps(_mm256_or_si256(low, _mm256_slli_epi32(high, 16)));
-}
 /// Words of four int8, the first in the lowest byte.
 inline Vector quad_of_bytes(const Vector* quotients) {
-  const auto byte = [&](int i) {
-    return _mm256_and_si256(_mm256_cvtps_epi32(quotients[i]), _mm256_set1_epi32(0xff));
-  };
-  const __m256i low = _mm256_or_si256(byte(0), _mm256_slli_epi32(byte(1), 8));
-  const __m256i high = _mm256_or_si256(byte(2), _mm256_slli_epi32(byte(3), 8));
-  return _mm256_castsi256_ps(_mm256_or_si256(low, _mm256_slli_epi32(high, 16)));
+  const auto words = [&](int i) { return _mm256_cvtps_epi32(quotients[i]); };
+  // Each half has four bytes of each quotient then.
+  const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(words(0), words(1)),
+                                           _mm256_packs_epi32(words(2), words(3)));
+  const __m256i order = _mm256_setr_epi32(0x0c080400, 0x0d090501, 0x0e0a0602, 0x0f0b0703,
+                                          0x0c080400, 0x0d090501, 0x0e0a0602, 0x0f0b0703);
+  return _mm256_castsi256_ps(_mm256_shuffle_epi8(bytes, order));
 }
 inline Vector or_bits(Vector x, Vector y) { return _mm256_or_ps(x, y); }
+inline Vector all_ones() { return _mm256_castsi256_ps(_mm256_set1_epi32(-1)); }
+/// The smaller ones of x, and of magnitudes less one, as unsigned bits: zero is the largest then.
+inline Vector min_less_one(Vector x, Vector magnitudes) {
+  const __m256i less_one = _mm256_add_epi32(_mm256_castps_si256(magnitudes), _mm256_set1_epi32(-1));
+  return _mm256_castsi256_ps(_mm256_min_epu32(_mm256_castps_si256(x), less_one));
+}
+/// Whether one of these is of a magnitude below `bound`.
+inline bool any_less_one_below(Vector x, float bound) {
+  const __m256i least =
+      _mm256_sub_epi32(_mm256_castps_si256(_mm256_set1_ps(bound)), _mm256_set1_epi32(1));
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i at_least = _mm256_cmpeq_epi32(_mm256_max_epu32(bits, least), bits);
+  return _mm256_movemask_epi8(at_least) != -1;
+}
 inline Vector broadcast_byte(std::uint8_t byte) {
   return _mm256_castsi256_ps(_mm256_set1_epi8(char(byte)));
 }
@@ -177,6 +189,9 @@ ByteNote note_bytes(const void* source, std::int64_t size, std::uint8_t turned, 
   return {std::int32_t(sum), bits};
 }
 
+/// Transposes 8 words of 8 lanes, and puts the pieces of lanes together: (32 / kPiece, 8, kPiece)
+/// bytes.
+template <int kPiece>
 inline void transpose(Vector* r) {
   Vector t[8], u[8];
 #pragma GCC unroll 4
@@ -184,6 +199,7 @@ inline void transpose(Vector* r) {
     t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
     t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
   }
+  // u[4g + j] has words 4g and on, of lane j, and then of lane 4 + j.
 #pragma GCC unroll 2
   for (int i = 0; i < 8; i += 4) {
     u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
@@ -193,9 +209,22 @@ inline void transpose(Vector* r) {
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    r[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
-    r[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+    constexpr bool kWhole = kPiece == 32;
+    const int first = kWhole ? i : i / 2 * 4 + i % 2 * 2;
+    const Vector x = u[first], y = u[first + (kWhole ? 4 : 1)];
+    const int to = kWhole ? i : i / 2 * 4 + i % 2;
+    r[to] = _mm256_permute2f128_ps(x, y, 0x20);
+    r[to + (kWhole ? 4 : 2)] = _mm256_permute2f128_ps(x, y, 0x31);
   }
+}
+
+template <bool kStream>
+inline void store_coded(std::byte* to, Vector x, Vector turned) {
+  const __m256i bits = _mm256_castps_si256(_mm256_xor_ps(x, turned));
+  if constexpr (kStream)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), bits);
+  else
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits);
 }
 
 inline Line load_line(const std::byte* from) { return {load_32(from), load_32(from + 32)}; }

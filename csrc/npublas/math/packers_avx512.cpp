@@ -60,25 +60,35 @@ inline Vector load_float64(const std::byte* from) {
   const __m256 high = _mm512_cvtpd_ps(_mm512_loadu_pd(from + 64));
   return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
 }
+/// Words of two 16 bits of x and of y, the first in the lower half.
+inline Vector pair_of(__m256i x, __m256i y) {
+  const __m512i order = _mm512_add_epi32(
+      _mm512_set1_epi32(0x00200000),
+      _mm512_mullo_epi32(_mm512_set1_epi32(0x00010001),
+                         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)));
+  return _mm512_castsi512_ps(
+      _mm512_permutex2var_epi16(_mm512_castsi256_si512(x), order, _mm512_castsi256_si512(y)));
+}
 inline Vector load_pairs(const std::byte* first, const std::byte* second) {
-  const __m512i low =
-      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)));
-  const __m512i high =
-      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)));
-  return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  return pair_of(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(first)),
+                 _mm256_loadu_si256(reinterpret_cast<const __m256i*>(second)));
+}
+/// Four rows of bytes that are neighbours, in quarters, as words of one byte of each.
+inline __m512i words_of_quarters(__m512i rows) {
+  const __m512i numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i order = _mm512_add_epi32(
+      _mm512_set1_epi32(0x30201000), _mm512_mullo_epi32(_mm512_set1_epi32(0x01010101), numbers));
+  return _mm512_permutexvar_epi8(order, rows);
 }
 inline Vector load_quads(const std::byte* a, const std::byte* b, const std::byte* c,
                          const std::byte* d) {
   const auto bytes = [](const std::byte* from) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
   };
-  // Pairs of a and b, and of c and d, and then pairs of these.
-  const __m256i ab = _mm256_or_si256(_mm256_cvtepu8_epi16(bytes(a)),
-                                     _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes(b)), 8));
-  const __m256i cd = _mm256_or_si256(_mm256_cvtepu8_epi16(bytes(c)),
-                                     _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes(d)), 8));
+  const __m256i ab = _mm256_inserti128_si256(_mm256_castsi128_si256(bytes(a)), bytes(b), 1);
+  const __m256i cd = _mm256_inserti128_si256(_mm256_castsi128_si256(bytes(c)), bytes(d), 1);
   return _mm512_castsi512_ps(
-      _mm512_or_si512(_mm512_cvtepu16_epi32(ab), _mm512_slli_epi32(_mm512_cvtepu16_epi32(cd), 16)));
+      words_of_quarters(_mm512_inserti64x4(_mm512_castsi256_si512(ab), cd, 1)));
 }
 
 inline Halves halves_of(Vector x) {
@@ -88,22 +98,28 @@ inline void store_halves(std::uint16_t* to, Halves x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), x);
 }
 inline Vector floats_of(Halves x) { return _mm512_cvtph_ps(x); }
-/// Words of two float16, the first in the lower half.
-inline Vector pair_of(Halves x, Halves y) {
-  const __m512i low = _mm512_cvtepu16_epi32(x);
-  const __m512i high = _mm512_cvtepu16_epi32(y);
-  return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-}
 /// Words of four int8, the first in the lowest byte.
 inline Vector quad_of_bytes(const Vector* quotients) {
-  const auto byte = [&](int i) {
-    return _mm512_and_si512(_mm512_cvtps_epi32(quotients[i]), _mm512_set1_epi32(0xff));
-  };
-  const __m512i low = _mm512_or_si512(byte(0), _mm512_slli_epi32(byte(1), 8));
-  const __m512i high = _mm512_or_si512(byte(2), _mm512_slli_epi32(byte(3), 8));
-  return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  const auto words = [&](int i) { return _mm512_cvtps_epi32(quotients[i]); };
+  // Each quarter has four bytes of each quotient then.
+  const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(words(0), words(1)),
+                                           _mm512_packs_epi32(words(2), words(3)));
+  const __m512i order = _mm512_set4_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400);
+  return _mm512_castsi512_ps(_mm512_shuffle_epi8(bytes, order));
 }
 inline Vector or_bits(Vector x, Vector y) { return _mm512_or_ps(x, y); }
+inline Vector all_ones() { return _mm512_castsi512_ps(_mm512_set1_epi32(-1)); }
+/// The smaller ones of x, and of magnitudes less one, as unsigned bits: zero is the largest then.
+inline Vector min_less_one(Vector x, Vector magnitudes) {
+  const __m512i less_one = _mm512_add_epi32(_mm512_castps_si512(magnitudes), _mm512_set1_epi32(-1));
+  return _mm512_castsi512_ps(_mm512_min_epu32(_mm512_castps_si512(x), less_one));
+}
+/// Whether one of these is of a magnitude below `bound`.
+inline bool any_less_one_below(Vector x, float bound) {
+  const __m512i least =
+      _mm512_sub_epi32(_mm512_castps_si512(_mm512_set1_ps(bound)), _mm512_set1_epi32(1));
+  return _mm512_cmplt_epu32_mask(_mm512_castps_si512(x), least) != 0;
+}
 inline Vector broadcast_byte(std::uint8_t byte) {
   return _mm512_castsi512_ps(_mm512_set1_epi8(char(byte)));
 }
@@ -175,9 +191,13 @@ ByteNote note_bytes(const void* source, std::int64_t size, std::uint8_t turned, 
   return {std::int32_t(sum), folded};
 }
 
+/// Transposes 16 words of 16 lanes, and puts the pieces of lanes together: (64 / kPiece, 16,
+/// kPiece) bytes.
+template <int kPiece>
 inline void transpose(Vector* r) {
   Vector t[16], u[16];
-  // Within each quarter of a vector, squares of four ...
+  // Within each quarter of a vector, squares of four: u[4g + j] has words 4g and on, quarter q
+  // those of lane 4q + j.
 #pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
@@ -191,21 +211,31 @@ inline void transpose(Vector* r) {
     u[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pairs(1), pairs(3)));
     u[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pairs(1), pairs(3)));
   }
-  // ... and then the square of quarters.
+  // Then squares of quarters: those that are neighbours in the end, of all q.
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_f32x4(u[i], u[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0xdd);
-  }
+    constexpr int kWords = kPiece / 16;  // groups of four words of a lane in a piece
+    const int lane = i % kWords * (4 / kWords), group = i / kWords * kWords;
+    const auto part = [&](int k) { return u[4 * (group + k % kWords) + lane + k / kWords]; };
+    const Vector low01 = _mm512_shuffle_f32x4(part(0), part(1), 0x44);
+    const Vector high01 = _mm512_shuffle_f32x4(part(0), part(1), 0xee);
+    const Vector low23 = _mm512_shuffle_f32x4(part(2), part(3), 0x44);
+    const Vector high23 = _mm512_shuffle_f32x4(part(2), part(3), 0xee);
+    const Vector of_q[4] = {
+        _mm512_shuffle_f32x4(low01, low23, 0x88), _mm512_shuffle_f32x4(low01, low23, 0xdd),
+        _mm512_shuffle_f32x4(high01, high23, 0x88), _mm512_shuffle_f32x4(high01, high23, 0xdd)};
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
-    r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
-    r[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
-    r[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+    for (int q = 0; q < 4; ++q) r[4 * group + (4 * q + lane) * kWords / 4] = of_q[q];
   }
+}
+
+template <bool kStream>
+inline void store_coded(std::byte* to, Vector x, Vector turned) {
+  const __m512i bits = _mm512_castps_si512(_mm512_xor_ps(x, turned));
+  if constexpr (kStream)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), bits);
+  else
+    _mm512_storeu_si512(to, bits);
 }
 
 inline Line load_line(const std::byte* from) { return _mm512_loadu_si512(from); }

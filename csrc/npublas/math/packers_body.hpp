@@ -117,8 +117,21 @@ struct Parts {
   Vector raised, loss;
 };
 
+// Nothing is lost of what is at least this: what is left beside the high part has no bit below
+// 2^-26 then, which is raised to 2^-14. Such are almost all numbers, and many a comparison is
+// spared by having a look at the smallest of some.
+constexpr float kLosesNothing = 0x1p-3f;
+
+template <bool kLossless>
 NPUBLAS_INLINE Parts split_vector(Vector x, Vector size_of_x) {
   Parts parts;
+  if constexpr (kLossless) {
+    x = add(x, zero());  // or -0 would stay what it is
+    parts.high = halves_of(x);
+    parts.raised = mul(sub(x, floats_of(parts.high)), broadcast(0x1p12f));
+    parts.low = halves_of(parts.raised);
+    return parts;
+  }
   const Vector bound = broadcast(kRoundsToNormal);
   parts.high = halves_of(if_at_least(size_of_x, bound, x));
   const Vector rest = sub(x, floats_of(parts.high));
@@ -131,10 +144,14 @@ NPUBLAS_INLINE Parts split_vector(Vector x, Vector size_of_x) {
   return parts;
 }
 
-void split(const void* from, std::int64_t size, float first, float second, std::uint16_t* high,
-           std::uint16_t* low, SplitNote& note, const void* ahead) {
+/// Splits a lane. False if it is to be lossless and isn't: then what is noted is worth nothing.
+template <bool kLossless>
+NPUBLAS_INLINE bool split_lane(const void* from, std::int64_t size, float first, float second,
+                               std::uint16_t* high, std::uint16_t* low, SplitNote& note,
+                               const void* ahead) {
   const Vector s = broadcast(first), t = broadcast(second), large = broadcast(0x1p9f);
   Vector sizes[kParts], totals[kParts], largest[kParts], lows[kParts], counts[kParts];
+  Vector smallest = all_ones();
 #pragma GCC unroll 4
   for (int i = 0; i < kParts; ++i) sizes[i] = totals[i] = largest[i] = lows[i] = counts[i] = zero();
   for_each_unit<4>(from, size, ahead, [&](std::int64_t d, const std::byte* unit) {
@@ -142,16 +159,22 @@ void split(const void* from, std::int64_t size, float first, float second, std::
     for (int i = 0; i < kParts; ++i) {
       const Vector x = mul(mul(load(unit + 4 * i * kWidth), s), t);
       const Vector size_of_x = magnitude(x);
-      const Parts parts = split_vector(x, size_of_x);
+      const Parts parts = split_vector<kLossless>(x, size_of_x);
       store_halves(high + d + i * kWidth, parts.high);
       store_halves(low + d + i * kWidth, parts.low);
-      lows[i] = max_bits(lows[i], parts.raised);
       sizes[i] = add(sizes[i], size_of_x);
-      totals[i] = add(totals[i], parts.loss);
-      largest[i] = max_bits(largest[i], parts.loss);
       counts[i] = count_if_at_least(counts[i], size_of_x, large);
+      if constexpr (kLossless) {
+        lows[i] = or_bits(lows[i], parts.raised);
+        smallest = min_less_one(smallest, size_of_x);
+      } else {
+        lows[i] = max_bits(lows[i], parts.raised);
+        totals[i] = add(totals[i], parts.loss);
+        largest[i] = max_bits(largest[i], parts.loss);
+      }
     }
   });
+  if (kLossless && any_less_one_below(smallest, kLosesNothing)) return false;
   float losses[kUnit], low_parts[kUnit];
   std::int32_t numbers[kUnit];
 #pragma GCC unroll 4
@@ -159,7 +182,7 @@ void split(const void* from, std::int64_t size, float first, float second, std::
     store(note.sizes + i * kWidth, sizes[i]);
     store(note.totals + i * kWidth, totals[i]);
     store(losses + i * kWidth, largest[i]);
-    store(low_parts + i * kWidth, lows[i]);
+    store(low_parts + i * kWidth, magnitude(lows[i]));
     store(numbers + i * kWidth, counts[i]);
   }
   note.largest = 0;
@@ -168,8 +191,15 @@ void split(const void* from, std::int64_t size, float first, float second, std::
   for (int i = 0; i < kUnit; ++i) {
     note.largest = losses[i] > note.largest ? losses[i] : note.largest;
     note.large += numbers[i];
-    note.any_low |= low_parts[i] >= kRoundsToNormal;
+    note.any_low |= kLossless ? low_parts[i] != 0 : low_parts[i] >= kRoundsToNormal;
   }
+  return true;
+}
+
+void split(const void* from, std::int64_t size, float first, float second, std::uint16_t* high,
+           std::uint16_t* low, SplitNote& note, const void* ahead) {
+  if (!split_lane<true>(from, size, first, second, high, low, note, ahead))
+    split_lane<false>(from, size, first, second, high, low, note, ahead);
 }
 
 // Division is slow, so it is tried to do without: x · (1/scale) is within 1.5 · 2^-16 of the

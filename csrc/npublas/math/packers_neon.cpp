@@ -100,6 +100,16 @@ inline Vector quad_of_bytes(const Vector* quotients) {
 inline Vector or_bits(Vector x, Vector y) {
   return vreinterpretq_f32_u32(vorrq_u32(vreinterpretq_u32_f32(x), vreinterpretq_u32_f32(y)));
 }
+inline Vector all_ones() { return vreinterpretq_f32_u32(vdupq_n_u32(~0u)); }
+/// The smaller ones of x, and of magnitudes less one, as unsigned bits: zero is the largest then.
+inline Vector min_less_one(Vector x, Vector magnitudes) {
+  const uint32x4_t less_one = vsubq_u32(vreinterpretq_u32_f32(magnitudes), vdupq_n_u32(1));
+  return vreinterpretq_f32_u32(vminq_u32(vreinterpretq_u32_f32(x), less_one));
+}
+/// Whether one of these is of a magnitude below `bound`.
+inline bool any_less_one_below(Vector x, float bound) {
+  return vminvq_u32(vreinterpretq_u32_f32(x)) < __builtin_bit_cast(std::uint32_t, bound) - 1;
+}
 inline Vector broadcast_byte(std::uint8_t byte) { return vreinterpretq_f32_u8(vdupq_n_u8(byte)); }
 /// Adds the four int8 of each word, once they are turned.
 inline Vector add_bytes(Vector sums, Vector words, Vector turned) {
@@ -163,7 +173,10 @@ ByteNote note_bytes(const void* source, std::int64_t size, std::uint8_t turned, 
   return {sum, bits};
 }
 
+/// Transposes 4 words of 4 lanes, of which each makes a piece of 16 bytes.
+template <int kPiece>
 inline void transpose(Vector* r) {
+  static_assert(kPiece == 16);
   const auto pairs = [](Vector x) { return vreinterpretq_f64_f32(x); };
   const auto words = [](float64x2_t x) { return vreinterpretq_f32_f64(x); };
   const Vector a = vtrn1q_f32(r[0], r[1]), b = vtrn2q_f32(r[0], r[1]);
@@ -172,6 +185,12 @@ inline void transpose(Vector* r) {
   r[1] = words(vtrn1q_f64(pairs(b), pairs(d)));
   r[2] = words(vtrn2q_f64(pairs(a), pairs(c)));
   r[3] = words(vtrn2q_f64(pairs(b), pairs(d)));
+}
+
+template <bool>
+inline void store_coded(std::byte* to, Vector x, Vector turned) {
+  vst1q_u8(reinterpret_cast<std::uint8_t*>(to),
+           veorq_u8(vreinterpretq_u8_f32(x), vreinterpretq_u8_f32(turned)));
 }
 
 inline Line load_line(const std::byte* from) {

@@ -9,123 +9,139 @@
 namespace npublas {
 namespace {
 
+template <typename T>
+NPUBLAS_INLINE Vector load_of(const T* from) {
+  return load(reinterpret_cast<const std::byte*>(from));
+}
+
 // ## Collecting
 // No prefetcher of a processor follows rows that are pages apart. And rows that are a power of two
 // apart share a few sets of a cache, which then holds no more than some ten of them: so each line
 // is used up at once, and not much is asked for ahead.
 constexpr std::int64_t kBytesAhead = 8192;
+constexpr std::int64_t kRowsTogether = 4;
 
-NPUBLAS_INLINE void ask_ahead(const Rows& rows, std::int64_t d, std::int64_t bytes) {
-  std::int64_t row = d + kBytesAhead / (bytes < 64 ? 64 : bytes), wanted = bytes;
-  const std::byte* line = rows.from;
-  if (row >= rows.depth) {  // the first rows of the next lanes
-    row -= rows.depth;
-    line += bytes;
-    wanted = bytes < rows.more ? bytes : rows.more;
-    if (row >= rows.depth) return;
+/// Asks for rows before they are read: to L2, since L1 couldn't hold them.
+class Ahead {
+ public:
+  Ahead(const Rows& rows, std::int64_t bytes)
+      : rows_(rows), bytes_(bytes), rows_ahead_(kBytesAhead / (bytes < kLine ? kLine : bytes)) {}
+
+  NPUBLAS_INLINE void ask(std::int64_t d) const {
+    std::int64_t row = d + rows_ahead_, wanted = bytes_;
+    const std::byte* line = rows_.from;
+    if (row >= rows_.depth) {  // the first rows of the next lanes
+      row -= rows_.depth;
+      line += bytes_;
+      wanted = bytes_ < rows_.more ? bytes_ : rows_.more;
+      if (row >= rows_.depth) return;
+    }
+    line += row * rows_.stride;
+    for (std::int64_t i = 0; i < wanted; i += kLine) __builtin_prefetch(line + i, 0, 2);
   }
-  line += row * rows.stride;
-  for (std::int64_t i = 0; i < wanted; i += kLine) __builtin_prefetch(line + i, 0, 2);
+
+ private:
+  const Rows& rows_;
+  const std::int64_t bytes_, rows_ahead_;
+};
+
+/// Calls `collect(from, stride, count, block, d)` for a few rows of each block of `block_bytes`,
+/// `count` being a constant if they are as many as usual. Of a last block that isn't whole there is
+/// a copy, the rest of which is `padding`.
+template <std::int64_t kBlock, typename Collect>
+NPUBLAS_INLINE void for_each_block(const Rows& rows, std::int64_t begin, std::int64_t end,
+                                   std::int64_t size, std::uint8_t padding, Collect collect) {
+  const std::int64_t bytes = rows.lanes * size, blocks = bytes / kBlock, rest = bytes % kBlock;
+  const Ahead ahead(rows, bytes);
+  for (std::int64_t d = begin; d < end; d += kRowsTogether) {
+    const std::int64_t count = end - d < kRowsTogether ? end - d : kRowsTogether;
+    for (std::int64_t row = 0; row < count; ++row) ahead.ask(d + row);
+    const std::byte* const from = rows.from + d * rows.stride;
+    if (count == kRowsTogether) {
+      for (std::int64_t block = 0; block < blocks; ++block)
+        collect(from + block * kBlock, rows.stride, kRowsTogether, block, d);
+    } else {
+      for (std::int64_t block = 0; block < blocks; ++block)
+        collect(from + block * kBlock, rows.stride, count, block, d);
+    }
+    if (rest == 0) continue;
+    std::byte last[kRowsTogether * kBlock];
+    __builtin_memset(last, padding, sizeof last);
+    for (std::int64_t row = 0; row < count; ++row)
+      __builtin_memcpy(last + row * kBlock, from + row * rows.stride + blocks * kBlock,
+                       std::size_t(rest));
+    collect(last, kBlock, count, blocks, d);
+  }
 }
 
 template <Vector (*read)(const std::byte*), int Size>
 void collect_floats(const Rows& rows, std::int64_t begin, std::int64_t end, std::int64_t padded,
                     std::byte* panel, std::uint32_t* largest) {
-  constexpr std::int64_t kBlock = kUnit * Size;  // bytes of a row
-  constexpr std::int64_t kRows = 4;
-  const std::int64_t blocks = (rows.lanes + kUnit - 1) / kUnit;
-  const std::int64_t block_bytes = padded * kUnit * 4;
-  for (std::int64_t d = begin; d < end; d += kRows) {
-    const std::int64_t count = end - d < kRows ? end - d : kRows;
-    for (std::int64_t row = 0; row < count; ++row) ask_ahead(rows, d + row, rows.lanes * Size);
-    for (std::int64_t block = 0; block < blocks; ++block) {
-      const std::int64_t lanes = rows.lanes - block * kUnit;
-      std::uint32_t* const of_block = largest + block * kUnit;
-      Vector maxima[kParts];
+  const auto collect = [&](const std::byte* from, std::int64_t stride, std::int64_t count,
+                           std::int64_t block, std::int64_t d) __attribute__((always_inline)) {
+    std::byte* const to = panel + (block * padded + d) * kLine;
+    std::uint32_t* const of_block = largest + block * kUnit;
 #pragma GCC unroll 4
-      for (int i = 0; i < kParts; ++i)
-        maxima[i] = load(reinterpret_cast<const std::byte*>(of_block + i * kWidth));
+    for (int i = 0; i < kParts; ++i) {
+      Vector maxima = load_of(of_block + i * kWidth);
+#pragma GCC unroll 4
       for (std::int64_t row = 0; row < count; ++row) {
-        const std::byte* from = rows.from + (d + row) * rows.stride + block * kBlock;
-        std::byte rest[kBlock];
-        if (lanes < kUnit) {
-          __builtin_memset(rest, 0, sizeof rest);
-          __builtin_memcpy(rest, from, std::size_t(lanes * Size));
-          from = rest;
-        }
-        std::byte* const to = panel + block * block_bytes + (d + row) * kUnit * 4;
-#pragma GCC unroll 4
-        for (int i = 0; i < kParts; ++i) {
-          const Vector x = read(from + i * kWidth * Size);
-          store(to + 4 * i * kWidth, x);
-          maxima[i] = max_bits(maxima[i], magnitude(x));
-        }
+        const Vector x = read(from + row * stride + i * kWidth * Size);
+        store(to + row * kLine + 4 * i * kWidth, x);
+        maxima = max_bits(maxima, magnitude(x));
       }
-#pragma GCC unroll 4
-      for (int i = 0; i < kParts; ++i) store(of_block + i * kWidth, maxima[i]);
+      store(of_block + i * kWidth, maxima);
     }
-  }
+  };
+  for_each_block<kUnit * Size>(rows, begin, end, Size, 0, collect);
 }
 
-/// Calls `note(block, rows, count)` for some rows of each block, once they are in the panel.
+/// Lines as they are; calls `note(block, lines, count)` for those of each block.
 template <typename Note>
-NPUBLAS_INLINE void collect_as_it_is(const Rows& rows, std::int64_t begin, std::int64_t end,
-                                     std::int64_t size, std::int64_t padded, std::byte* panel,
-                                     std::uint8_t padding, Note note) {
-  constexpr std::int64_t kRows = 4;
-  const std::int64_t bytes = rows.lanes * size, blocks = (bytes + kLine - 1) / kLine;
-  for (std::int64_t d = begin; d < end; d += kRows) {
-    const std::int64_t count = end - d < kRows ? end - d : kRows;
-    for (std::int64_t row = 0; row < count; ++row) ask_ahead(rows, d + row, bytes);
-    for (std::int64_t block = 0; block < blocks; ++block) {
-      const std::byte* const from = rows.from + d * rows.stride + block * kLine;
-      std::byte* const to = panel + (block * padded + d) * kLine;
-      const std::int64_t rest = bytes - block * kLine;
-      for (std::int64_t row = 0; row < count; ++row) {
-        if (rest < kLine) {
-          __builtin_memset(to + row * kLine, padding, kLine);
-          __builtin_memcpy(to + row * kLine, from + row * rows.stride, std::size_t(rest));
-        } else {
-          store_line<false>(to + row * kLine, load_line(from + row * rows.stride), 0);
-        }
-      }
-      note(block, to, count);
-    }
-  }
+NPUBLAS_INLINE void collect_lines(const Rows& rows, std::int64_t begin, std::int64_t end,
+                                  std::int64_t size, std::int64_t padded, std::byte* panel,
+                                  std::uint8_t padding, Note note) {
+  const auto collect = [&](const std::byte* from, std::int64_t stride, std::int64_t count,
+                           std::int64_t block, std::int64_t d) __attribute__((always_inline)) {
+    std::byte* const to = panel + (block * padded + d) * kLine;
+#pragma GCC unroll 4
+    for (std::int64_t row = 0; row < count; ++row)
+      store_line<false>(to + row * kLine, load_line(from + row * stride), 0);
+    note(block, to, count);
+  };
+  for_each_block<kLine>(rows, begin, end, size, padding, collect);
 }
 
 void collect_halves(const Rows& rows, std::int64_t begin, std::int64_t end, std::int64_t padded,
                     std::byte* panel, HalfRanges* ranges) {
-  collect_as_it_is(rows, begin, end, 2, padded, panel, 0,
-                   [&](std::int64_t block, const std::byte* from, std::int64_t count) {
-                     for (int i = 0; i < 2; ++i) {
-                       HalfRanges& noted = ranges[2 * block + i];
-                       note_halves(from + 32 * i, kLine, count, noted.largest,
-                                   noted.smallest_less_one);
-                     }
-                   });
+  collect_lines(rows, begin, end, 2, padded, panel, 0,
+                [&](std::int64_t block, const std::byte* from, std::int64_t count) {
+                  for (int i = 0; i < 2; ++i) {
+                    HalfRanges& noted = ranges[2 * block + i];
+                    note_halves(from + 32 * i, kLine, count, noted.largest,
+                                noted.smallest_less_one);
+                  }
+                });
 }
 
 std::uint8_t collect_bytes(const Rows& rows, std::int64_t begin, std::int64_t end,
                            std::int64_t padded, std::byte* panel, std::uint8_t padding) {
-  // Of lanes that lack, there are no bits in the source.
   Vector any = zero();
-  collect_as_it_is(rows, begin, end, 1, padded, panel, padding,
-                   [&](std::int64_t block, const std::byte* from, std::int64_t count) {
-                     const std::int64_t rest = rows.lanes - block * kLine;
-                     if (rest < kLine) {
-                       std::byte whole[kLine] = {};
-                       for (std::int64_t row = 0; row < count; ++row) {
-                         __builtin_memcpy(whole, from + row * kLine, std::size_t(rest));
-                         for (int i = 0; i < kParts; ++i)
-                           any = or_bits(any, load(whole + 4 * i * kWidth));
-                       }
-                       return;
-                     }
-                     for (std::int64_t row = 0; row < count; ++row)
-                       for (int i = 0; i < kParts; ++i)
-                         any = or_bits(any, load(from + row * kLine + 4 * i * kWidth));
-                   });
+  collect_lines(rows, begin, end, 1, padded, panel, padding,
+                [&](std::int64_t block, const std::byte* lines, std::int64_t count) {
+                  std::byte last[kLine] = {};  // without the padding
+                  const std::int64_t rest = rows.lanes - block * kLine;
+                  for (std::int64_t row = 0; row < count; ++row) {
+                    const std::byte* line = lines + row * kLine;
+                    if (rest < kLine) {
+                      __builtin_memcpy(last, line, std::size_t(rest));
+                      line = last;
+                    }
+#pragma GCC unroll 4
+                    for (int i = 0; i < kParts; ++i)
+                      any = or_bits(any, load(line + 4 * i * kWidth));
+                  }
+                });
   std::uint32_t words[kWidth], all = 0;
   store(words, any);
   for (const std::uint32_t word : words) all |= word;
@@ -159,53 +175,97 @@ NPUBLAS_INLINE void put_stage(const Stage& stage, const Put& put, std::byte* to)
   }
 }
 
+/// A square of words, transposed to pieces.
+template <int kPiece, typename Coder>
+NPUBLAS_INLINE void code_square(const std::byte* from, int part, int group, Coder& coder,
+                                Vector (&squares)[Coder::kOutputs][kWidth]) {
+  // Words half of the depth apart are neighbours in this order, because these may share sums.
+  constexpr int kApart = kWidth < 16 ? kWidth : 8;
+#pragma GCC unroll 16
+  for (int n = 0; n < kWidth; ++n) {
+    const int i = n % (kWidth / kApart) * kApart + n / (kWidth / kApart);
+    const int row = (group * kWidth + i) * Coder::kRows;
+    Vector words[Coder::kOutputs];
+    coder.code(from + row * kLine, part, row % kUnit, words);
+    for (int o = 0; o < Coder::kOutputs; ++o) squares[o][i] = words[o];
+  }
+#pragma GCC unroll 2
+  for (int o = 0; o < Coder::kOutputs; ++o) transpose<kPiece>(squares[o]);
+}
+
+/// Calls `code(from, part, group)` for all squares.
+template <typename Coder, typename Code>
+NPUBLAS_INLINE void for_each_square(const Panel& panel, std::int64_t count, Code code) {
+  for (int part = 0; part * kWidth < count; ++part)
+    for (int group = 0; group < kParts; ++group)
+      code(panel.data + part / kParts * panel.next + part % kParts * kWidth * Coder::kSize, part,
+           group);
+}
+
+/// By way of a stage, for whatever isn't whole.
+template <typename Coder>
+NPUBLAS_INLINE void code_staged(const Panel& panel, const Put& put, std::byte* const* to,
+                                Coder& coder) {
+  Stage stages[Coder::kOutputs];
+  for_each_square<Coder>(panel, put.count, [&](const std::byte* from, int part, int group) {
+    Vector squares[Coder::kOutputs][kWidth];
+    code_square<4 * kWidth>(from, part, group, coder, squares);
+    for (int o = 0; o < Coder::kOutputs; ++o)
+#pragma GCC unroll 16
+      for (int i = 0; i < kWidth; ++i)
+        store(stages[o].lanes[part * kWidth + i] + group * kWidth * 4, squares[o][i]);
+  });
+  for (int o = 0; o < Coder::kOutputs; ++o) {
+    if (put.stream)
+      put_stage<true>(stages[o], put, to[o]);
+    else
+      put_stage<false>(stages[o], put, to[o]);
+  }
+}
+
+/// Whole vectors of lanes, whose lines are made in registers.
+template <int kPiece, typename Coder>
+NPUBLAS_INLINE void code_lines(const Panel& panel, const Put& put, std::byte* const* to,
+                               Coder& coder) {
+  constexpr int kPieces = 4 * kWidth / kPiece,
+                kLanes = kPieces;  // of a lane in a square, in a vector
+  const Vector turned = broadcast_byte(put.turned);
+  for_each_square<Coder>(panel, put.count, [&](const std::byte* from, int part, int group) {
+    Vector squares[Coder::kOutputs][kWidth];
+    code_square<kPiece>(from, part, group, coder, squares);
+    const std::int64_t at = group * kPieces * put.piece_stride + part * kWidth * put.lane_stride;
+    const auto put_squares = [&](auto store_to) {
+      for (int o = 0; o < Coder::kOutputs; ++o)
+        for (int p = 0; p < kPieces; ++p)
+#pragma GCC unroll 16
+          for (int i = 0; i < kWidth / kLanes; ++i)
+            store_to(to[o] + at + p * put.piece_stride + i * kLanes * put.lane_stride,
+                     squares[o][p * (kWidth / kLanes) + i], turned);
+    };
+    if (put.stream)
+      put_squares([](std::byte* line, Vector x, Vector y) { store_coded<true>(line, x, y); });
+    else
+      put_squares([](std::byte* line, Vector x, Vector y) { store_coded<false>(line, x, y); });
+  });
+}
+
 /// Codes blocks of a panel with a Coder, which makes words of kWidth lanes from `kRows` rows:
 /// `kOutputs` of them, the second of which go to `low`.
 template <typename Coder>
 NPUBLAS_INLINE void code_rows(const Panel& panel, const Put& put, std::byte* low, Coder& coder) {
-  constexpr std::int64_t kRows = Coder::kRows;
-  constexpr int kOutputs = Coder::kOutputs;
-  Stage stages[kOutputs];
-  const std::int64_t blocks = (put.count + kUnit - 1) / kUnit;
-  for (std::int64_t block = 0; block < blocks; ++block) {
-    const std::byte* const from = panel.data + block * panel.next;
-    for (int part = 0; part < kParts; ++part) {
-      for (int group = 0; group < kParts; ++group) {
-        Vector squares[kOutputs][kWidth];
-#pragma GCC unroll 16
-        for (int i = 0; i < kWidth; ++i) {
-          const int word = group * kWidth + i;
-          Vector words[kOutputs];
-          coder.code(from + word * kRows * kLine + part * kWidth * Coder::kSize,
-                     int(block) * kParts + part, int(word * kRows % kUnit), words);
-          for (int o = 0; o < kOutputs; ++o) squares[o][i] = words[o];
-        }
-#pragma GCC unroll 2
-        for (int o = 0; o < kOutputs; ++o) {
-          transpose(squares[o]);
-#pragma GCC unroll 16
-          for (int i = 0; i < kWidth; ++i)
-            store(stages[o].lanes[block * kUnit + part * kWidth + i] + group * kWidth * 4,
-                  squares[o][i]);
-        }
-      }
-    }
-  }
-  for (int o = 0; o < kOutputs; ++o) {
-    std::byte* const to = o == 0 ? put.to : low;
-    if (put.stream)
-      put_stage<true>(stages[o], put, to);
-    else
-      put_stage<false>(stages[o], put, to);
-  }
+  std::byte* const to[2] = {put.to, low};
+  // The pieces of a lane may be neighbours as well, those of row-major A.
+  const std::int64_t piece = put.piece_stride == put.piece ? put.piece * put.pieces : put.piece;
+  const bool whole = put.count % kUnit == 0 && put.piece * put.pieces == kLine;
+  if (whole && piece == 16) return code_lines<16>(panel, put, to, coder);
+  if constexpr (kWidth >= 8)
+    if (whole && piece == 32) return code_lines<32>(panel, put, to, coder);
+  if constexpr (kWidth >= 16)
+    if (whole && piece == 64) return code_lines<64>(panel, put, to, coder);
+  code_staged(panel, put, to, coder);
 }
 
 constexpr int kAll = 2 * kParts;  // vectors of lanes
-
-template <typename T>
-NPUBLAS_INLINE Vector load_of(const T* from) {
-  return load(reinterpret_cast<const std::byte*>(from));
-}
 
 NPUBLAS_INLINE void load_all(const float* from, std::int64_t count, Vector* to) {
   for (int i = 0; i < kAll; ++i)
@@ -256,47 +316,71 @@ void copy_rows_of_halves(const Panel& panel, const Put& put) {
   code_rows(panel, put, nullptr, coder);
 }
 
+template <bool kLossless>
 struct Splitter {
   static constexpr int kRows = 2, kSize = 4, kOutputs = 2;
   SplitNotes& notes;
   Vector first[kParts], second[kParts], largest[kParts], lows[kParts], counts[kParts];
+  Vector smallest = all_ones();
+
+  Splitter(const float* factors, const float* more_factors, SplitNotes& all_notes)
+      : notes(all_notes) {
+    for (int i = 0; i < kParts; ++i) {
+      first[i] = load_of(factors + i * kWidth);
+      second[i] = load_of(more_factors + i * kWidth);
+      largest[i] = load_of(notes.largest + i * kWidth);
+      counts[i] = load_of(notes.large + i * kWidth);
+      lows[i] = zero();
+    }
+  }
+
   NPUBLAS_INLINE void code(const std::byte* from, int part, int row, Vector* words) {
     Parts parts[2];
 #pragma GCC unroll 2
     for (int i = 0; i < 2; ++i) {
       const Vector x = mul(mul(load(from + 64 * i), first[part]), second[part]);
       const Vector size_of_x = magnitude(x);
-      parts[i] = split_vector(x, size_of_x);
-      lows[part] = max_bits(lows[part], parts[i].raised);
+      parts[i] = split_vector<kLossless>(x, size_of_x);
       add_to(notes.sizes[row + i] + part * kWidth, size_of_x);
-      add_to(notes.totals[row + i] + part * kWidth, parts[i].loss);
-      largest[part] = max_bits(largest[part], parts[i].loss);
       counts[part] = count_if_at_least(counts[part], size_of_x, broadcast(0x1p9f));
+      if constexpr (kLossless) {
+        lows[part] = or_bits(lows[part], parts[i].raised);
+        smallest = min_less_one(smallest, size_of_x);
+      } else {
+        lows[part] = max_bits(lows[part], parts[i].raised);
+        add_to(notes.totals[row + i] + part * kWidth, parts[i].loss);
+        largest[part] = max_bits(largest[part], parts[i].loss);
+      }
     }
     words[0] = pair_of(parts[0].high, parts[1].high);
     words[1] = pair_of(parts[0].low, parts[1].low);
   }
   NPUBLAS_INLINE static void add_to(float* sums, Vector x) { store(sums, add(load_of(sums), x)); }
+
+  /// Notes the rest of it.
+  void note() {
+    float low_parts[kUnit];
+    for (int i = 0; i < kParts; ++i) {
+      store(notes.largest + i * kWidth, largest[i]);
+      store(notes.large + i * kWidth, counts[i]);
+      store(low_parts + i * kWidth, magnitude(lows[i]));
+    }
+    for (const float part : low_parts)
+      notes.any_low |= kLossless ? part != 0 : part >= kRoundsToNormal;
+  }
 };
 
 void split_rows(const Panel& panel, const float* first, const float* second, const Put& put,
                 std::byte* low, SplitNotes& notes) {
-  Splitter coder{.notes = notes};
-  for (int i = 0; i < kParts; ++i) {
-    coder.first[i] = load_of(first + i * kWidth);
-    coder.second[i] = load_of(second + i * kWidth);
-    coder.largest[i] = load_of(notes.largest + i * kWidth);
-    coder.counts[i] = load_of(notes.large + i * kWidth);
-    coder.lows[i] = zero();
-  }
+  float sizes[kUnit][kUnit];
+  __builtin_memcpy(sizes, notes.sizes, sizeof sizes);
+  Splitter<true> lossless(first, second, notes);
+  code_rows(panel, put, low, lossless);
+  if (!any_less_one_below(lossless.smallest, kLosesNothing)) return lossless.note();
+  __builtin_memcpy(notes.sizes, sizes, sizeof sizes);
+  Splitter<false> coder(first, second, notes);
   code_rows(panel, put, low, coder);
-  float low_parts[kUnit];
-  for (int i = 0; i < kParts; ++i) {
-    store(notes.largest + i * kWidth, coder.largest[i]);
-    store(notes.large + i * kWidth, coder.counts[i]);
-    store(low_parts + i * kWidth, coder.lows[i]);
-  }
-  for (const float part : low_parts) notes.any_low |= part >= kRoundsToNormal;
+  coder.note();
 }
 
 struct Quantizer {

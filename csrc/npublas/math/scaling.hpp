@@ -3,7 +3,8 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
+#include <bit>
+#include <cstdint>
 
 namespace npublas {
 
@@ -13,12 +14,18 @@ namespace npublas {
 inline constexpr int kTarget = 14;
 inline constexpr int kTargetOfHalf = 15;
 
+/// 2^exponent, a normal number. (std::ldexp is a call, for each lane.)
+constexpr float power_of_two(int exponent) {
+  return std::bit_cast<float>(std::uint32_t(exponent + 127) << 23);
+}
+
 /// What a power of two is multiplied with as: two factors, because 2^163 is no float32. The second
 /// is 1 unless the first only scales up.
 struct Factors {
   explicit Factors(int exponent)
-      : first(std::ldexp(1.0f, std::min(exponent, 127))),
-        second(std::ldexp(1.0f, exponent - std::min(exponent, 127))) {}
+      : first(power_of_two(std::min(exponent, 127))),
+        second(power_of_two(exponent - std::min(exponent, 127))) {}
+  double inverse() const { return 1.0 / (double(first) * double(second)); }
   float first, second;
 };
 
