@@ -1,8 +1,8 @@
 // # Lanes as they are coded
 // The caller's lanes, contiguous, as the codings read them: float32, or float16 and bytes as they
-// are. Where they are that already, nothing is copied; whatever has other strides is read one
-// element after the other. (Rows in which lanes are neighbours have a way of their own,
-// pack_rows.hpp, but for NaN and infinity.)
+// are. Where they are that already, nothing is copied; whatever has other strides is gathered
+// first. (Rows in which lanes are near each other have a way of their own, pack_rows.hpp, but for
+// NaN and infinity.)
 #pragma once
 
 #include <cstddef>
@@ -48,23 +48,19 @@ class LaneSource {
   const std::byte* ahead(std::int64_t lane) const;
 
  private:
-  enum class Way : std::uint8_t { direct, widened, one_by_one };
-
   const std::byte* source(std::int64_t lane) const {
     return static_cast<const std::byte*>(lanes_.data) + lane * lanes_.lane_stride;
   }
   const std::byte* later(std::int64_t lane) const;
-  void gather_one_by_one(const std::byte* from, std::int64_t count);
 
   const Lanes& lanes_;
-  const As as_;
   const Packers& packers_;
-  std::int64_t size_;  // of an element, here
-  std::int64_t lanes_ahead_;
-  Way way_;
-  std::int64_t pitch_ = 0, together_;
+  const std::int64_t size_;  // of an element of the source
+  const bool gathers_, widens_;
+  const std::int64_t lanes_ahead_, pitch_, together_;
   std::int64_t first_ = 0;
-  std::byte* buffer_ = nullptr;
+  std::byte* gathered_ = nullptr;
+  float* widened_ = nullptr;
 };
 
 }  // namespace npublas

@@ -271,7 +271,7 @@ Packed pack(const Lanes& source, const Packing& packing, bool is_a, Layout layou
   const Packers& packers = packers_in_use();
   auto* const to = static_cast<std::byte*>(surface);
   auto* const to_low = static_cast<std::byte*>(low);
-  if (lanes_are_neighbours(source, packers)) {
+  if (lanes_are_near(source, packers)) {
     const auto packed = pack_rows(source, packing, target, packers, to, to_low, notes);
     if (packed) return *packed;
   }

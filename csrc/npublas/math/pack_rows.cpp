@@ -8,6 +8,7 @@
 #include "npublas/base/half.hpp"
 #include "npublas/base/integers.hpp"
 #include "npublas/math/coding.hpp"
+#include "npublas/math/gather.hpp"
 #include "npublas/math/lane_source.hpp"
 #include "npublas/math/scaling.hpp"
 
@@ -23,6 +24,9 @@ constexpr std::int64_t kPanelBytes = 288 * 1024;
 constexpr std::int64_t kPanelBytes = 560 * 1024;
 #endif
 constexpr std::int64_t kLine = 64;
+// What is asked of memory before it is gathered.
+constexpr std::int64_t kRowsAhead = 16;
+constexpr std::int64_t kMostAsked = 1024;
 // Rows more, lest blocks be a power of two apart.
 constexpr std::int64_t kGap = 4;
 
@@ -78,9 +82,11 @@ class RowPacker {
     const std::int64_t of_row =
         kBytesOfRow / std::min<std::int64_t>(std::int64_t(bytes_of(source.dtype)), 4);
     together_ = std::clamp(kPanelBytes / (padded_ * size_) / group * group, group, of_row);
-    thread_local Scratch panel, zeros;
+    thread_local Scratch panel, zeros, gathered;
     panel_ = panel.at_least(round_up(together_ * size_, kLine) * padded_);
     zeros_ = zeros.at_least(surface.bytes(surface.depth));
+    const std::int64_t size = std::int64_t(bytes_of(source.dtype));
+    if (source.lane_stride != size) gathered_ = gathered.at_least(step_ * together_ * size);
   }
 
   std::optional<Packed> pack();
@@ -89,6 +95,8 @@ class RowPacker {
   // `first` is always the first lane of a panel, `lane` the number of one in its panel.
 
   void collect(std::int64_t first, std::int64_t step);
+  /// Of rows in which lanes aren't quite neighbours, copies in which they are.
+  Rows gather_rows(const Rows& rows, std::int64_t from, std::int64_t to) const;
   /// Decides with what lanes are coded. False if there is NaN or infinity.
   bool prepare(std::int64_t first);
   void prepare_floats(std::int64_t first, std::int64_t count);
@@ -129,6 +137,7 @@ class RowPacker {
   const std::int64_t width_, step_, steps_, slots_, padded_, size_;
   std::int64_t together_;
   std::byte* panel_;
+  std::byte* gathered_ = nullptr;
   Seen seen_;
   Coded coded_;
   const std::byte* zeros_;
@@ -164,12 +173,17 @@ std::optional<Packed> RowPacker::pack() {
 void RowPacker::collect(std::int64_t first, std::int64_t step) {
   if (step == 0) seen_.reset();
   const std::int64_t count = count_from(first);
-  const Rows rows{.from = static_cast<const std::byte*>(source_.data) + first * source_.lane_stride,
-                  .stride = source_.depth_stride,
-                  .depth = source_.depth,
-                  .lanes = count,
-                  .more = (source_.lanes - first - count) * source_.lane_stride};
-  const std::int64_t from = step * step_, to = std::min(from + step_, source_.depth);
+  std::int64_t from = step * step_, to = std::min(from + step_, source_.depth);
+  Rows rows{.from = static_cast<const std::byte*>(source_.data) + first * source_.lane_stride,
+            .stride = source_.depth_stride,
+            .depth = source_.depth,
+            .lanes = count,
+            .more = (source_.lanes - first - count) * source_.lane_stride};
+  if (gathered_) {
+    rows = gather_rows(rows, from, to);
+    to -= from;
+    from = 0;
+  }
   // Where row 0 would be.
   std::byte* const panel = panel_ + (line_of(step) - from) * kLine;
   if (!is_float(source_.dtype)) {
@@ -185,6 +199,19 @@ void RowPacker::collect(std::int64_t first, std::int64_t step) {
   }
   if (to - from < step_)
     pad(0, ceil_div(count, of_block()), line_of(step) + to - from, line_of(step) + step_);
+}
+
+Rows RowPacker::gather_rows(const Rows& rows, std::int64_t from, std::int64_t to) const {
+  const std::int64_t size = std::int64_t(bytes_of(source_.dtype)), pitch = together_ * size;
+  const std::int64_t span = std::min(rows.lanes * source_.lane_stride, kMostAsked);
+  for (std::int64_t d = from; d < to; ++d) {
+    const std::byte* const row = rows.from + d * rows.stride;
+    if (d + kRowsAhead < rows.depth)
+      for (std::int64_t i = 0; i < span; i += kLine)
+        __builtin_prefetch(row + kRowsAhead * rows.stride + i, 0, 2);
+    gather(row, source_.lane_stride, rows.lanes, size, gathered_ + (d - from) * pitch);
+  }
+  return {.from = gathered_, .stride = pitch, .depth = to - from, .lanes = rows.lanes, .more = 0};
 }
 
 void RowPacker::pad(std::int64_t block, std::int64_t end_block, std::int64_t line,
@@ -336,9 +363,11 @@ void RowPacker::clear_padding_of_surface() {
 
 }  // namespace
 
-bool lanes_are_neighbours(const Lanes& source, const Packers& packers) {
+bool lanes_are_near(const Lanes& source, const Packers& packers) {
   const std::int64_t size = std::int64_t(bytes_of(source.dtype));
-  return packers.collect_float32 && source.lane_stride == size && source.depth_stride != size;
+  return packers.collect_float32 && source.depth_stride != size &&
+         (source.lane_stride == size ||
+          std::abs(source.lane_stride) < std::abs(source.depth_stride));
 }
 
 std::optional<Packed> pack_rows(const Lanes& source, const Packing& packing,

@@ -1,6 +1,7 @@
 // # Packing rows in which lanes are neighbours
-// A row-major B, or a transposed A. Some lanes at a time are collected into a panel that L2 holds;
-// then their maxima are known, and the panel is coded, transposed in registers and written.
+// A row-major B, or a transposed A; where lanes aren't quite neighbours, copies of some rows in
+// which they are. Some lanes at a time are collected into a panel that L2 holds; then their maxima
+// are known, and the panel is coded, transposed in registers and written.
 //
 //   for t in the steps of all panels, and as many more as a panel holds:
 //     code and write the step that was collected a panel ago
@@ -19,8 +20,8 @@
 
 namespace npublas {
 
-/// Whether lanes are neighbours in memory, and there are loops for it.
-bool lanes_are_neighbours(const Lanes& source, const Packers& packers);
+/// Whether lanes are nearer to each other than the steps of depth are, and there are loops for it.
+bool lanes_are_near(const Lanes& source, const Packers& packers);
 
 /// Packs such lanes; nothing if they aren't finite, which is left to pack.cpp.
 std::optional<Packed> pack_rows(const Lanes& source, const Packing& packing,
