@@ -130,6 +130,29 @@ inline Vector add_bytes(Vector sums, Vector words, Vector turned) {
       _mm256_add_epi32(_mm256_castps_si256(sums), _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))));
 }
 
+/// What is to be added to float16 for a power of two: its exponent, in both halves of a word.
+inline Vector raise_by(Vector powers) {
+  const __m256i exponents =
+      _mm256_sub_epi32(_mm256_srli_epi32(_mm256_castps_si256(powers), 23), _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(
+      _mm256_or_si256(_mm256_slli_epi32(exponents, 10), _mm256_slli_epi32(exponents, 26)));
+}
+/// Adds to float16 that aren't zero. `smallest`: of the magnitudes so far, less one.
+inline Vector raise_halves(Vector pairs, Vector raise, Vector& smallest) {
+  const __m256i bits = _mm256_castps_si256(pairs);
+  const __m256i magnitudes = _mm256_and_si256(bits, _mm256_set1_epi16(0x7fff));
+  smallest = _mm256_castsi256_ps(_mm256_min_epu16(
+      _mm256_castps_si256(smallest), _mm256_add_epi16(magnitudes, _mm256_set1_epi16(-1))));
+  const __m256i is_zero = _mm256_cmpeq_epi16(magnitudes, _mm256_setzero_si256());
+  return _mm256_castsi256_ps(
+      _mm256_add_epi16(bits, _mm256_andnot_si256(is_zero, _mm256_castps_si256(raise))));
+}
+inline bool any_subnormal_half(Vector smallest) {
+  const __m256i bits = _mm256_castps_si256(smallest);
+  const __m256i normal = _mm256_cmpeq_epi16(_mm256_max_epu16(bits, _mm256_set1_epi16(0x3ff)), bits);
+  return _mm256_movemask_epi8(normal) != -1;
+}
+
 /// Of 16 float16 of each row: the largest magnitudes so far, and the smallest less one.
 inline void note_halves(const std::byte* from, std::int64_t stride, std::int64_t rows,
                         std::uint16_t* largest, std::uint16_t* smallest) {

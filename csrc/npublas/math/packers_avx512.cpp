@@ -131,6 +131,26 @@ inline Vector add_bytes(Vector sums, Vector words, Vector turned) {
       _mm512_add_epi32(_mm512_castps_si512(sums), _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))));
 }
 
+/// What is to be added to float16 for a power of two: its exponent, in both halves of a word.
+inline Vector raise_by(Vector powers) {
+  const __m512i exponents =
+      _mm512_sub_epi32(_mm512_srli_epi32(_mm512_castps_si512(powers), 23), _mm512_set1_epi32(127));
+  return _mm512_castsi512_ps(
+      _mm512_or_si512(_mm512_slli_epi32(exponents, 10), _mm512_slli_epi32(exponents, 26)));
+}
+/// Adds to float16 that aren't zero. `smallest`: of the magnitudes so far, less one.
+inline Vector raise_halves(Vector pairs, Vector raise, Vector& smallest) {
+  const __m512i bits = _mm512_castps_si512(pairs), sign_less = _mm512_set1_epi16(0x7fff);
+  const __m512i less_one =
+      _mm512_add_epi16(_mm512_and_si512(bits, sign_less), _mm512_set1_epi16(-1));
+  smallest = _mm512_castsi512_ps(_mm512_min_epu16(_mm512_castps_si512(smallest), less_one));
+  return _mm512_castsi512_ps(_mm512_mask_add_epi16(bits, _mm512_test_epi16_mask(bits, sign_less),
+                                                   bits, _mm512_castps_si512(raise)));
+}
+inline bool any_subnormal_half(Vector smallest) {
+  return _mm512_cmplt_epu16_mask(_mm512_castps_si512(smallest), _mm512_set1_epi16(0x3ff)) != 0;
+}
+
 /// Of 16 float16 of each row: the largest magnitudes so far, and the smallest less one.
 inline void note_halves(const std::byte* from, std::int64_t stride, std::int64_t rows,
                         std::uint16_t* largest, std::uint16_t* smallest) {

@@ -96,13 +96,33 @@ void halve(const void* from, std::int64_t size, float first, float second, std::
   });
 }
 
+// Multiplying float16 by a power of two is adding to its exponent, but for zeros, and for subnormal
+// numbers, of which there are few: once there was one, all is done again by way of float32.
 void scale_halves(const void* from, std::int64_t size, float power, std::uint16_t* to,
                   const void* ahead) {
-  const Vector s = broadcast(power);
-  for_each_unit<2>(from, size, ahead, [&](std::int64_t d, const std::byte* unit) {
+  const Vector s = broadcast(power), raise = raise_by(s);
+  Vector smallest = all_ones();
+  const auto* const source = static_cast<const std::byte*>(from);
+  const auto raise_step = [&](std::int64_t d, const std::byte* step) {
 #pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i)
-      store_halves(to + d + i * kWidth, halves_of(mul(load_float16(unit + 2 * i * kWidth), s)));
+      store(to + d + 2 * i * kWidth, raise_halves(load(step + 4 * i * kWidth), raise, smallest));
+  };
+  std::int64_t d = 0;
+  for (; d + kStep <= size; d += kStep) {
+    __builtin_prefetch(static_cast<const std::byte*>(ahead) + 2 * d);
+    raise_step(d, source + 2 * d);
+  }
+  if (d < size) {
+    std::byte rest[2 * kStep] = {};
+    __builtin_memcpy(rest, source + 2 * d, std::size_t(2 * (size - d)));
+    raise_step(d, rest);
+  }
+  if (!any_subnormal_half(smallest)) return;
+  for_each_unit<2>(from, size, from, [&](std::int64_t at, const std::byte* unit) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kParts; ++i)
+      store_halves(to + at + i * kWidth, halves_of(mul(load_float16(unit + 2 * i * kWidth), s)));
   });
 }
 

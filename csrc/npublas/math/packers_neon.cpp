@@ -118,6 +118,24 @@ inline Vector add_bytes(Vector sums, Vector words, Vector turned) {
   return vreinterpretq_f32_s32(vpadalq_s16(vreinterpretq_s32_f32(sums), vpaddlq_s8(bytes)));
 }
 
+/// What is to be added to float16 for a power of two: its exponent, in both halves of a word.
+inline Vector raise_by(Vector powers) {
+  const uint32x4_t exponents =
+      vsubq_u32(vshrq_n_u32(vreinterpretq_u32_f32(powers), 23), vdupq_n_u32(127));
+  return vreinterpretq_f32_u32(vorrq_u32(vshlq_n_u32(exponents, 10), vshlq_n_u32(exponents, 26)));
+}
+/// Adds to float16 that aren't zero. `smallest`: of the magnitudes so far, less one.
+inline Vector raise_halves(Vector pairs, Vector raise, Vector& smallest) {
+  const uint16x8_t bits = vreinterpretq_u16_f32(pairs), sign_less = vdupq_n_u16(0x7fff);
+  const uint16x8_t less_one = vsubq_u16(vandq_u16(bits, sign_less), vdupq_n_u16(1));
+  smallest = vreinterpretq_f32_u16(vminq_u16(vreinterpretq_u16_f32(smallest), less_one));
+  const uint16x8_t added = vandq_u16(vtstq_u16(bits, sign_less), vreinterpretq_u16_f32(raise));
+  return vreinterpretq_f32_u16(vaddq_u16(bits, added));
+}
+inline bool any_subnormal_half(Vector smallest) {
+  return vminvq_u16(vreinterpretq_u16_f32(smallest)) < 0x3ff;
+}
+
 /// Of 16 float16 of each row: the largest magnitudes so far, and the smallest less one.
 inline void note_halves(const std::byte* from, std::int64_t stride, std::int64_t rows,
                         std::uint16_t* largest, std::uint16_t* smallest) {

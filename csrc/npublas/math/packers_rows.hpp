@@ -298,10 +298,23 @@ struct HalfScaler {
   }
 };
 
+/// Of what isn't subnormal, the exponent is added to; see scale_halves.
+struct HalfRaiser {
+  static constexpr int kRows = 2, kSize = 2, kOutputs = 1;
+  Vector raises[kAll];
+  Vector smallest = all_ones();
+  NPUBLAS_INLINE void code(const std::byte* from, int part, int, Vector* words) {
+    words[0] = raise_halves(load_pairs(from, from + 64), raises[part], smallest);
+  }
+};
+
 void scale_rows(const Panel& panel, const float* powers, const Put& put) {
   HalfScaler coder;
   load_all(powers, put.count, coder.powers);
-  code_rows(panel, put, nullptr, coder);
+  HalfRaiser raiser;
+  for (int i = 0; i < kAll; ++i) raiser.raises[i] = raise_by(coder.powers[i]);
+  code_rows(panel, put, nullptr, raiser);
+  if (any_subnormal_half(raiser.smallest)) code_rows(panel, put, nullptr, coder);
 }
 
 struct HalfCopier {
