@@ -37,7 +37,9 @@ class Ahead {
       if (row >= rows_.depth) return;
     }
     line += row * rows_.stride;
+    if (wanted <= 0) return;
     for (std::int64_t i = 0; i < wanted; i += kLine) __builtin_prefetch(line + i, 0, 2);
+    __builtin_prefetch(line + wanted - 1, 0, 2);  // one more, unless lines begin here
   }
 
  private:
