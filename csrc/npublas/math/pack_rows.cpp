@@ -17,7 +17,9 @@ namespace {
 
 // Four lines of each row: rows are often pages apart, so that it pays to take much from each.
 constexpr std::int64_t kBytesOfRow = 256;
-// As long as L2 holds the panel; that of a Cortex-A76 of the RK3588 has 512 KiB.
+// As long as L2 holds the panel; that of a Cortex-A76 of the RK3588 has 512 KiB. (Measured on Zen 5
+// with 1 MiB, in turns, rows a power of two apart: int8 of 2048 deep float32 at 0.48 to 0.67 of
+// memcpy, and at 0.37 if a panel has but 288 KiB. 512 bytes of each row made no difference.)
 #if defined(__aarch64__)
 constexpr std::int64_t kPanelBytes = 288 * 1024;
 #else

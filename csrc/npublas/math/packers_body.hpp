@@ -1,5 +1,5 @@
 // # The packers themselves
-// Included (by way of packers_rows.hpp, its second half) by each packers_*.cpp of an instruction
+// Included (by way of packers_rows.hpp, its last part) by each packers_*.cpp of an instruction
 // set alone, after its vectors of kWidth floats (`Vector`) and a few operations on them. Nothing of
 // the standard library is instantiated here (cpu_features.hpp says why).
 //
