@@ -21,8 +21,9 @@ namespace {
 constexpr double kLeastLateness = 18'000;
 constexpr double kLongSleep = 1'000'000;
 constexpr double kLastSleep = 100'000;
-// Shorter debts wait for company.
+// Shorter debts wait for company, those of binds for the run that follows.
 constexpr double kWorthSleeping = 50'000;
+constexpr double kBindsWorthSleeping = 200'000;
 // How far a thread may be behind the wall clock. Sleeps end later than that only on a machine that
 // has other things to do.
 constexpr double kMostBehind = 1'000'000;
@@ -118,7 +119,7 @@ void charge_sync(std::uint64_t bytes) {
 // A bind is followed by a run, which pays for it; sleeping here, a careful program would hold the
 // lock that keeps other threads from binding at the same time, for ten binds at once.
 void charge_bind() {
-  if (clock_is_on()) charge(current_rates().bind, kMostBehind);
+  if (clock_is_on()) charge(current_rates().bind, kBindsWorthSleeping);
 }
 
 void charge_create() {
