@@ -142,6 +142,19 @@ struct Parts {
 // spared by having a look at the smallest of some.
 constexpr float kLosesNothing = 0x1p-3f;
 
+/// Where something was lost, something is likely to be lost again: the next of these are split the
+/// long way at once. The bits are the same either way.
+class Expectation {
+ public:
+  bool of_loss() { return left_ > 0 && left_-- > 0; }
+  void note_loss() { left_ = kSplits; }
+
+ private:
+  static constexpr int kSplits = 15;
+  int left_ = 0;
+};
+thread_local Expectation expectation;
+
 template <bool kLossless>
 NPUBLAS_INLINE Parts split_vector(Vector x, Vector size_of_x) {
   Parts parts;
@@ -218,8 +231,11 @@ NPUBLAS_INLINE bool split_lane(const void* from, std::int64_t size, float first,
 
 void split(const void* from, std::int64_t size, float first, float second, std::uint16_t* high,
            std::uint16_t* low, SplitNote& note, const void* ahead) {
-  if (!split_lane<true>(from, size, first, second, high, low, note, ahead))
-    split_lane<false>(from, size, first, second, high, low, note, ahead);
+  if (!expectation.of_loss()) {
+    if (split_lane<true>(from, size, first, second, high, low, note, ahead)) return;
+    expectation.note_loss();
+  }
+  split_lane<false>(from, size, first, second, high, low, note, ahead);
 }
 
 // Division is slow, so it is tried to do without: x · (1/scale) is within 1.5 · 2^-16 of the

@@ -244,12 +244,15 @@ struct Splitter {
 
 void split_rows(const Panel& panel, const float* first, const float* second, const Put& put,
                 std::byte* low, SplitNotes& notes) {
-  float sizes[kUnit][kUnit];
-  __builtin_memcpy(sizes, notes.sizes, sizeof sizes);
-  Splitter<true> lossless(first, second, notes);
-  code_rows(panel, put, low, lossless);
-  if (!any_less_one_below(lossless.smallest, kLosesNothing)) return lossless.note();
-  __builtin_memcpy(notes.sizes, sizes, sizeof sizes);
+  if (!expectation.of_loss()) {
+    float sizes[kUnit][kUnit];
+    __builtin_memcpy(sizes, notes.sizes, sizeof sizes);
+    Splitter<true> lossless(first, second, notes);
+    code_rows(panel, put, low, lossless);
+    if (!any_less_one_below(lossless.smallest, kLosesNothing)) return lossless.note();
+    expectation.note_loss();
+    __builtin_memcpy(notes.sizes, sizes, sizeof sizes);
+  }
   Splitter<false> coder(first, second, notes);
   code_rows(panel, put, low, coder);
   coder.note();
