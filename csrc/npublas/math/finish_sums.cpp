@@ -81,7 +81,7 @@ class FinishingSums {
     const std::int64_t end = first + (target_.columns - first) / line_ * line_;
     for (std::int64_t row = 0; row < target_.rows; row += kBlockRows) {
       const std::int64_t rows = std::min(kBlockRows, target_.rows - row);
-      ask_for(row, rows, first > 0, end < target_.columns);
+      ask_for_edges(target_, size_, row, rows, first > 0, end < target_.columns);
       for (std::int64_t r = row; r < row + rows; r += strip.rows) {
         const std::int64_t some = std::min(strip.rows, row + rows - r);
         for (std::int64_t column = first; column < end; column += strip.lines * line_) {
@@ -102,15 +102,6 @@ class FinishingSums {
   struct Columns {
     std::int64_t begin, lines, first, end;
   };
-
-  /// Lines of which only a part will be written have to come from memory: asked for in time, they
-  /// are there when it is.
-  void ask_for(std::int64_t row, std::int64_t rows, bool first, bool last) const {
-    for (std::int64_t r = row; r < row + rows; ++r) {
-      if (first) __builtin_prefetch(at(r, 0), 1);
-      if (last) __builtin_prefetch(at(r, target_.columns - 1), 1);
-    }
-  }
 
   /// Less than a line of columns, at the begin or the end: as a part of a line that has all of
   /// them.

@@ -109,7 +109,7 @@ class Unpacking {
     const std::int64_t end = first + (target_.columns - first) / line_ * line_;
     for (std::int64_t row = 0; row < target_.rows; row += kBufferRows) {
       const std::int64_t rows = std::min(kBufferRows, target_.rows - row);
-      ask_for(row, rows, first > 0, end < target_.columns);
+      ask_for_edges(target_, size_, row, rows, first > 0, end < target_.columns);
       for (std::int64_t r = row; r < row + rows; r += strip_size_.rows) {
         const std::int64_t some = std::min(strip_size_.rows, row + rows - r);
         if (streams && !directly)
@@ -168,15 +168,6 @@ class Unpacking {
       strip.to = at(row, column);
       strip.pitch = target_.row_stride;
       unpack(strip, seen_);
-    }
-  }
-
-  /// Lines of which only a part will be written have to come from memory: asked for in time, they
-  /// are there when it is.
-  void ask_for(std::int64_t row, std::int64_t rows, bool first, bool last) const {
-    for (std::int64_t r = row; r < row + rows; ++r) {
-      if (first) __builtin_prefetch(at(r, 0), 1);
-      if (last) __builtin_prefetch(at(r, target_.columns - 1), 1);
     }
   }
 

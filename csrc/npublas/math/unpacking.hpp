@@ -15,6 +15,18 @@ namespace npublas {
 /// Results from this size on are streamed. Half of what a core can hope for of a shared cache.
 inline constexpr std::size_t kStreamedFrom = std::size_t(8) << 20;
 
+/// Lines of which only a part will be written have to come from memory: asked for in time, they are
+/// there when it is. `first`, `last`: those of the first column, and of the last.
+inline void ask_for_edges(const Target& target, std::int64_t size, std::int64_t row,
+                          std::int64_t rows, bool first, bool last) {
+  const std::byte* const data = static_cast<const std::byte*>(target.data);
+  for (std::int64_t r = row; r < row + rows; ++r) {
+    const std::byte* const at = data + r * target.row_stride;
+    if (first) __builtin_prefetch(at, 1);
+    if (last) __builtin_prefetch(at + (target.columns - 1) * size, 1);
+  }
+}
+
 /// Where sums come from, and what goes with their rows and columns.
 struct SumSource {
   const std::uint32_t *main, *a_low, *b_low;
