@@ -21,12 +21,19 @@ Executor::Executor(std::shared_ptr<device::Runtime> runtime, const WindowLimits&
       syncs_(runtime_, *window_),
       shop_{*window_, work_, syncs_} {
   for (int core = 0; core < cores; ++core) cores_.push_back(std::make_unique<Core>());
-  for (int core = 0; core < cores; ++core)  // now that none is added any more
-    for (int i = 0; i < kRunsInFlight + 1; ++i)
-      cores_[std::size_t(core)]->threads.emplace_back([this, core] { serve(core); });
+  try {
+    for (int core = 0; core < cores; ++core)  // now that none is added any more
+      for (int i = 0; i < kRunsInFlight + 1; ++i)
+        cores_[std::size_t(core)]->threads.emplace_back([this, core] { serve(core); });
+  } catch (...) {  // the system has no more threads
+    stop();
+    throw;
+  }
 }
 
-Executor::~Executor() {
+Executor::~Executor() { stop(); }
+
+void Executor::stop() {
   {
     const std::lock_guard lock(mutex_);
     quit_ = true;
@@ -45,8 +52,8 @@ Ending Executor::run(const Plan& plan, const Request& request, bool flushes_subn
   {
     Lock lock(mutex_);
     admit(lock, job, first_core);
-    hire(threads - 1);
     try {
+      hire(threads - 1);
       wait_for(lock, job);
     } catch (...) {
       if (stuck_) throw;  // a thread has the job still, and all that belongs to it
@@ -99,6 +106,7 @@ void Executor::admit(Lock& lock, const std::shared_ptr<Job>& job, int first_core
   std::unique_ptr<Bench> bench;
   int core = first_core;
   try {
+    const trace::Span span(trace::Act::plan, trace::here, job->product);
     bench = std::make_unique<Bench>(job->plan, job->request.weights != nullptr, *window_,
                                     first_core, cores(), &core);
     const std::int64_t at_once = job->plan.cores + job->threads;

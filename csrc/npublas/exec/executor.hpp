@@ -105,6 +105,7 @@ class Executor {
   void send(Wakes& wakes);
   bool send_unlocked(Lock& lock, Wakes& wakes);
   void hire(int threads);
+  void stop();
 
   std::shared_ptr<device::Runtime> runtime_;
   std::unique_ptr<Window> window_;

@@ -32,10 +32,13 @@ void Syncs::prepare(const Job& job, int threads) {
   threads = std::min(threads, kAtOnce);
   if (prepared.load(std::memory_order_relaxed) >= threads || runtime_->call().mem_sync == nullptr)
     return;
+  const trace::Span span(trace::Act::plan, trace::here, job.product);
+  int taken = 0;  // of those that may be alive at a time; others sync meanwhile
+  const std::shared_ptr<void> release(nullptr, [&](void*) { free_.release(taken); });
   std::vector<ContextLoan> all;
-  for (; threads > 0; --threads)
+  for (; taken < threads && free_.try_acquire(); ++taken)
     all.push_back(window_.context(type_of(job.plan.element), kSmallest, 0));
-  prepared.store(int(all.size()), std::memory_order_relaxed);
+  if (taken == threads) prepared.store(taken, std::memory_order_relaxed);
 }
 
 void Syncs::to_device(const Job& job, device::Memory& memory) {

@@ -40,7 +40,8 @@ std::uint32_t largest_magnitude(const float* values, std::int64_t width) {
 
 int exponent_for(std::uint32_t magnitude, int target) {
   if (magnitude == 0 || magnitude >= kInfinity) return 0;
-  // Of a subnormal number the leading bit, of which one less is zero than if it were the last of 24.
+  // Of a subnormal number the leading bit, of which one less is zero than if it were the last
+  // of 24.
   const int power = magnitude >= 1u << 23 ? int(magnitude >> 23) : 9 - std::countl_zero(magnitude);
   return target + 127 - power;
 }

@@ -291,6 +291,7 @@ std::optional<Plan> smallest(const PlanQuery& query, const PlanLimits& limits) {
     std::int64_t rows = std::min<std::int64_t>(
         round_rows(query.shape.m),
         std::min<std::int64_t>(256, most_rows(query, limits, Layout::native, round_up(depth, 32))));
+    if (rows < 1) return std::nullopt;
     while (true) {
       const auto found = plan_of_tiles(
           query, limits,
