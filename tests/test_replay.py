@@ -251,3 +251,20 @@ def test_a_prediction_is_near_its_replay():
             arguments = asked(shape, method, packed=packed, rates=rates)
             predicted = _core.plan(**arguments)["estimate"]["seconds"]
             assert 0.88 <= predicted / _core.replay(**arguments)["seconds"] <= 1.27
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        {"memory_bytes_per_second": 6e9, "dram_bytes_per_second": 7e9},
+        {"pack_bytes_per_second_all": 28e9, "dram_bytes_per_second": 28e9},
+        {"pack_bytes_per_second": 20e9, "pack_bytes_per_second_all": 40e9},
+    ],
+)
+def test_a_host_that_could_use_all_of_the_memory_is_predicted_by_what_there_is(memory):
+    rates = host(14) | memory
+    for shape, method, packed in LIMITS:
+        arguments = asked(shape, method, packed=packed, rates=rates)
+        estimate = _core.plan(**arguments)["estimate"]
+        assert estimate["seconds"] > estimate["device"] > 0
+        assert 0.7 <= estimate["seconds"] / _core.replay(**arguments)["seconds"] <= 1.35

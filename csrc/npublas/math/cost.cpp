@@ -104,18 +104,21 @@ Estimate estimate(const Plan& p, const StepWork& step, bool b_is_packed, const R
 
   const double to_pack = e.packed_bytes / all;
   e.wait = std::max(0.0, e.fill + step.device_seconds - to_pack) + e.drain / 2;
-  // While the host moves bytes, the NPU gets what is left of the memory's rate.
+  // While the host moves bytes, the NPU gets what is left of the memory's rate, and never less than
+  // half of it.
+  const double dram = rates.dram_bytes_per_second;
+  const double host_bytes = e.packed_bytes + e.unpacked_bytes;
   const double wanted = e.streamed_bytes / e.device;
-  const double left = rates.dram_bytes_per_second - (e.packed_bytes + e.unpacked_bytes) / e.host;
+  const double left = std::max(dram - host_bytes / e.host, dram / 2);
   const double together = std::max(e.host - (e.fill - submission), 0.0);
   if (wanted > left) e.traffic = std::min(together, e.device * wanted / left) * (1 - left / wanted);
-  e.seconds = std::max(e.fill + e.device + e.traffic + e.drain, e.host + e.wait);
+  e.seconds = std::max({e.fill + e.device + e.traffic + e.drain, e.host + e.wait,
+                        (host_bytes + e.streamed_bytes) / dram});
   if (!b_is_packed && b_times <= 1) {
     // All of B is packed while the first row block runs, and then nothing of it. When the B of the
     // last panels is there, what the device has left of them is all but the first row of tiles.
     const double device = e.device + e.traffic, first_share = 1 / row_blocks;
-    const double of_b =
-        e.host * b_tiles * step.b_bytes * b_share / (e.packed_bytes + e.unpacked_bytes);
+    const double of_b = e.host * b_tiles * step.b_bytes * b_share / host_bytes;
     const double waves = std::max(panels / cores, 1.0);  // of panels: the last one's B comes last
     const double last_wave = first_share / waves;
     const double before = of_b + (e.host - of_b) * (first_share - last_wave);
