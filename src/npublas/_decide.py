@@ -36,7 +36,7 @@ def _moved(moved: float, least: float) -> str:
 
 @dataclass(frozen=True)
 class RunnerUp:
-    """A way to cut a product that is predicted to take longer than the plan.
+    """Another way to cut a product, among those that are predicted to be the fastest.
 
     Attributes
     ----------
