@@ -319,6 +319,16 @@ def test_out_is_filled_and_returned(call: Any, x_shape: Any, out_dtype: str) -> 
     same(out, wanted)
 
 
+@pytest.mark.parametrize("casting", ["no", "same_kind", "unsafe"])
+def test_what_can_not_be_written_is_refused_before_anything_is_computed(casting: Any) -> None:
+    x, b, out = some((3, 4)), some((4, 5)), np.zeros((3, 5), np.float32)
+    out.flags.writeable = False
+    npublas.reset_counters()
+    with pytest.raises(ValueError, match="output array is read-only"):
+        np.matmul(x, npublas.pack(b), out=out, casting=casting)
+    assert npublas.counters().cpu.products == 0
+
+
 @pytest.mark.parametrize("casting", ["no", "safe", "same_kind", "unsafe"])
 @pytest.mark.parametrize("out_dtype", ["float32", "float64", "float16", "int32"])
 def test_casting_says_what_out_may_be(casting: Any, out_dtype: str) -> None:

@@ -438,6 +438,8 @@ class PackedMatrix:
             target = np.empty(shape, result_type, order) if order in ("C", "F") and shape else None
             result = back(multiply(target))
             return _rules.as_type_of(x, result, ufunc, (x, self)) if subok else result
+        if not out_here.flags.writeable:
+            raise ValueError("output array is read-only")
         if casting == "same_kind":
             multiply(out_here)  # which copes with whatever `out` is
         else:
