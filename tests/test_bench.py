@@ -265,12 +265,14 @@ def test_names_of_users_hosts_and_folders_are_taken_out(monkeypatch: pytest.Monk
             "anna": ["kitchen-board:/usr/lib/librknnrt.so", 3, None],
             "node": "/dev/dri/renderD129 (group render)",
             "word": "Hannah and/or annals, 1/2",
+            "lock": ["/tmp/" + "anna-private/lock", "/run/" + "user/1000/lock"],
         }
     ) == {
         "python": "3.11 (.../python)",
         "user": ["host:/usr/lib/librknnrt.so", 3, None],
         "node": "/dev/dri/renderD129 (group render)",
         "word": "Hannah and/or annals, 1/2",
+        "lock": [".../lock", ".../lock"],
     }
 
 

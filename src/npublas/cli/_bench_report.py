@@ -111,7 +111,7 @@ def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 
 _PATH = re.compile(r"(?<![\w.~/])/(?:[^\s/()'\",:;]+/)*[^\s/()'\",:;]+")
-_SYSTEM = ("usr", "lib", "lib64", "dev", "sys", "proc", "etc", "run", "tmp", "vendor", "boot")
+_SYSTEM = ("usr", "lib", "lib64", "dev", "sys", "proc", "etc", "vendor", "boot")
 
 
 def _short(path: re.Match[str]) -> str:
