@@ -26,8 +26,8 @@ struct Candidate {
   Estimate estimate;
 };
 
-/// The plan that is chosen, and the best one of each other (layout, width, height) that is legal and
-/// fits, the fastest by its estimate first; at most `count`. Empty if not even one tile fits.
+/// The plan that is chosen, and the best one of each other (layout, width, height) that is legal
+/// and fits, the fastest by its estimate first; at most `count`. Empty if not even one tile fits.
 std::vector<Candidate> candidates(const PlanQuery& query, const PlanLimits& limits,
                                   const Rates& rates, std::size_t count);
 
