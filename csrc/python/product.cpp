@@ -83,15 +83,22 @@ Settings settings_from(int bits) {
           .threads = std::uint8_t(bits >> 16 & 127)};
 }
 
-py::dict to_dict(const Plan& plan) {
+/// How a plan cuts a product: what is told of the plans beside the one that is chosen, too.
+py::dict cut_of(const Plan& plan, double seconds) {
   py::dict result;
-  result["method"] = npublas::name_of(plan.method);
   result["element"] = npublas::name_of(plan.element);
-  result["parts"] = plan.parts;
-  result["cores"] = plan.cores;
   result["layout"] = npublas::name_of(plan.layout);
   result["tile"] = py::make_tuple(plan.tile_rows, plan.tile_depth, plan.tile_columns);
   result["block"] = py::make_tuple(plan.block_rows, plan.block_columns);
+  result["cores"] = plan.cores;
+  result["seconds"] = seconds;
+  return result;
+}
+
+py::dict to_dict(const Plan& plan, double seconds) {
+  py::dict result = cut_of(plan, seconds);
+  result["method"] = npublas::name_of(plan.method);
+  result["parts"] = plan.parts;
   result["slots"] = py::make_tuple(plan.a_slots, plan.b_slots);
   result["blocks"] = plan.blocks();
   result["depth_tiles"] = plan.depth_tiles();
@@ -127,18 +134,6 @@ py::dict decide_for(int settings_bits, const std::string& a_name, const std::str
   return result;
 }
 
-/// A plan beside the one that is chosen.
-py::dict runner_up(const Plan& plan, double seconds) {
-  py::dict result;
-  result["element"] = npublas::name_of(plan.element);
-  result["layout"] = npublas::name_of(plan.layout);
-  result["tile"] = py::make_tuple(plan.tile_rows, plan.tile_depth, plan.tile_columns);
-  result["block"] = py::make_tuple(plan.block_rows, plan.block_columns);
-  result["cores"] = plan.cores;
-  result["seconds"] = seconds;
-  return result;
-}
-
 py::object planned(int settings_bits, const std::string& a_name, const std::string& b_name,
                    const std::string& out_name, std::int64_t batch, std::int64_t m, std::int64_t k,
                    std::int64_t n, const MaybeWeights& weights, int a_limit) {
@@ -156,8 +151,7 @@ py::object planned(int settings_bits, const std::string& a_name, const std::stri
   const auto seconds_of = [&](const Plan& one) {
     return replay(one, {.b_is_packed = packed, .bytes = bytes}, rates_of_plans()).seconds;
   };
-  py::dict result = to_dict(*plan);
-  result["seconds"] = seconds_of(*plan);
+  py::dict result = to_dict(*plan, seconds_of(*plan));
   result["host_bytes"] = estimated.packed_bytes + estimated.unpacked_bytes;
   result["npu_bytes"] = estimated.streamed_bytes;
   result["least_host_bytes"] = least.host_bytes;
@@ -166,7 +160,7 @@ py::object planned(int settings_bits, const std::string& a_name, const std::stri
   for (const Candidate& one :
        candidates_for(a, b, out, precision, shape, pointer_to(weights), a_limit, 6))
     if (!(one.plan == *plan) && others.size() < 5)
-      others.append(runner_up(one.plan, seconds_of(one.plan)));
+      others.append(cut_of(one.plan, seconds_of(one.plan)));
   result["runners_up"] = others;
   result["cpu_seconds"] = predicted.cpu_seconds;
   result["npu_seconds"] = corrected_seconds(class_of(plan->method, packed, shape), predicted);

@@ -228,13 +228,6 @@ bool Executor::work_once(Lock& lock, Wakes& wakes, Job* only) {
   return false;
 }
 
-namespace {
-
-/// Longer than it takes to wake another thread.
-bool takes_long_to_fetch(const Job& job) { return job.plan.sum_slot_bytes() > (64 << 10); }
-
-}  // namespace
-
 bool Executor::run_once(Lock& lock, Wakes& wakes, int core) {
   for (std::size_t i = 0; i < jobs_.size(); ++i) {
     const std::shared_ptr<Job> job = jobs_[i];
@@ -264,7 +257,8 @@ bool Executor::run_once(Lock& lock, Wakes& wakes, int core) {
       work_.run_nanoseconds += std::uint64_t(
           std::chrono::nanoseconds(std::chrono::steady_clock::now() - here.since).count());
     // Its place is free for the next run, which a thread of its own brings if this one is busy.
-    if (takes_long_to_fetch(*job) && job->schedule.can_run(stream)) wakes.cores |= 1u << core;
+    if (job->plan.sum_slot_bytes() > kNotWorthWaking && job->schedule.can_run(stream))
+      wakes.cores |= 1u << core;
     lock.unlock();
     send(wakes);
     do_fetch(*job, *task);

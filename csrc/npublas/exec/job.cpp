@@ -7,13 +7,10 @@
 namespace npublas::exec {
 namespace {
 
-/// What a thread moves in the time that it takes to wake another.
-constexpr std::size_t kNotWorthHelp = 64 << 10;
-
 int useful_threads(const Plan& plan, bool b_is_there, int threads) {
   const std::size_t packed =
       std::max(plan.a_slot_bytes(), b_is_there ? std::size_t(0) : plan.b_slot_bytes());
-  return std::max(packed, plan.sum_slot_bytes()) <= kNotWorthHelp ? 1 : threads;
+  return std::max(packed, plan.sum_slot_bytes()) <= kNotWorthWaking ? 1 : threads;
 }
 
 }  // namespace

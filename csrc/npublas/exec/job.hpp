@@ -37,6 +37,9 @@ struct Work {
   std::atomic<std::uint64_t> pack_nanoseconds{0}, run_nanoseconds{0}, unpack_nanoseconds{0};
 };
 
+/// What a thread moves in the time that it takes to wake another.
+inline constexpr std::size_t kNotWorthWaking = 64 << 10;
+
 struct Bench;
 
 struct Job {

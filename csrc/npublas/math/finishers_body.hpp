@@ -15,20 +15,11 @@
 // nothing of the standard library is instantiated: the linker must not find the copy that was
 // compiled for other machines.
 
+#include "npublas/math/strips_body.hpp"
+
 constexpr int kStep = int(sizeof(Floats) / sizeof(float));
 static_assert(kFinishedTogether % kStep == 0);
 constexpr std::uint32_t kMagnitude = 0x7fffffffu;
-
-template <typename Vector>
-inline Vector read(const void* from) {
-  Vector vector;
-  __builtin_memcpy(&vector, from, sizeof vector);
-  return vector;
-}
-template <typename Vector>
-inline void write(void* to, const Vector& vector) {
-  __builtin_memcpy(to, &vector, sizeof vector);
-}
 
 /// A step in double.
 struct Values {

@@ -15,8 +15,6 @@ inline Words load_step(const std::uint32_t* surface, int step, std::ptrdiff_t gr
   return read<Words>(surface + step * kStep);
 }
 
-#include "npublas/math/strips_body.hpp"
-
 constexpr std::uint32_t kSmallestNormal = 0x00800000u, kInfinity = 0x7f800000u;
 
 /// A sum of p and b that may not be what it should: beyond what the target's numbers surely are,

@@ -13,7 +13,7 @@ namespace npublas {
 namespace {
 
 constexpr std::int64_t kNarrowest = 64;        // splitting N below this costs more than it spreads
-constexpr std::int64_t kLow = 256;             // rows: product
+constexpr std::int64_t kLow = 256;             // a product of so many rows, or fewer
 constexpr std::int64_t kWidest = 2048;         // longer rows of C are written slowly
 constexpr std::int64_t kDeepestNormal = 8192;  // beyond, B is streamed for every row
 // Steps of a core that hold their tiles at a time: those that run, are ready, and are unpacked.

@@ -1,5 +1,17 @@
-// # Asking for sums
-// Included by the bodies of unpackers and finishers, in the namespace that is theirs.
+// # What unpackers and finishers share
+// Included by their bodies, in the namespace that is theirs: vectors to and from memory, and asking
+// for sums.
+
+template <typename Vector>
+inline Vector read(const void* from) {
+  Vector vector;
+  __builtin_memcpy(&vector, from, sizeof vector);
+  return vector;
+}
+template <typename Vector>
+inline void write(void* to, const Vector& vector) {
+  __builtin_memcpy(to, &vector, sizeof vector);
+}
 
 /// Elements from a line of a strip to what is needed two lines later, which may be the next
 /// strip's.

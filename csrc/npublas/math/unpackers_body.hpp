@@ -12,6 +12,8 @@
 // Nothing here has external linkage, and nothing of the standard library is instantiated: the
 // linker must not find the copy that was compiled for other machines.
 
+#include "npublas/math/strips_body.hpp"
+
 constexpr int kWide = int(sizeof(Wide) / sizeof(std::uint32_t));
 typedef float WideFloats __attribute__((vector_size(sizeof(Wide))));
 typedef std::uint16_t WideHalves __attribute__((vector_size(sizeof(Wide))));
@@ -26,17 +28,6 @@ constexpr int kLine = int(kLineBytes / std::int64_t(sizeof(T)));  // columns
 template <Way way>
 [[gnu::always_inline]] inline void prefetch_target(const std::byte* to) {
   if constexpr (way == Way::add) __builtin_prefetch(to + 4 * kLineBytes, 1);
-}
-
-template <typename Vector>
-inline Vector read(const void* from) {
-  Vector vector;
-  __builtin_memcpy(&vector, from, sizeof vector);
-  return vector;
-}
-template <typename Vector>
-inline void write(void* to, const Vector& vector) {
-  __builtin_memcpy(to, &vector, sizeof vector);
 }
 
 template <bool is_native>
@@ -59,8 +50,6 @@ inline Words folded(Wide wide) {
   for (int unit = 1; unit < kWide / kUnit; ++unit) words |= part(wide, unit);
   return words;
 }
-
-#include "npublas/math/strips_body.hpp"
 
 /// The lower halves of the elements of two vectors.
 inline Wide lower_halves(Wide first, Wide second) {
