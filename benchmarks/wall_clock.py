@@ -29,7 +29,8 @@ import bound
 import numpy as np
 
 import npublas
-from npublas import _core
+from npublas import _core, _rates
+from npublas._rates import Handoff, Host, Record
 from npublas.testing import simulator
 
 SHAPES = [
@@ -69,15 +70,14 @@ def is_right(got: Any, a: Any, b: Any, method: str) -> bool:
 def host_rates() -> dict[str, Any]:
     """What this host does, as `npublas tune` measures it."""
     threads = _core.host_threads(127, 0)
-    one, all_of_them = (
-        statistics.harmonic_mean([_core.measure_host(work, count, 0.1) for work in MOVING])
-        for count in (1, threads)
-    )
+    records: list[Record] = [
+        Host(work, count, _core.measure_host(work, count, 0.1))
+        for count in sorted({1, threads})
+        for work in MOVING
+    ]
+    records.append(Handoff(_core.measure_handoff(0.2)))
     return {
-        "pack_bytes_per_second": one,
-        "pack_bytes_per_second_all": max(one, all_of_them),
-        "threads": threads,
-        "handoff_seconds": _core.measure_handoff(0.2),
+        **_rates.fit(records, _core.rates("target")),
         # The simulated chip's memory is not this host's.
         "dram_bytes_per_second": 1e12,
         "measured": True,

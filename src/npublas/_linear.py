@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from npublas import _on_cpu, _operands, _product, _rules
 from npublas._dtypes import name_of
 from npublas._matmul import ufunc as matmul
+from npublas._operands import BYTES, FLOATS
 from npublas._types import Activation, Device, Precision
 
 __all__ = ["gemm", "linear"]
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
-_BYTES = ("int8", "uint8")
 _INT4_LARGEST = 8  # in magnitude
 _ACTIVATIONS = typing.get_args(Activation)
 
@@ -105,7 +104,7 @@ def linear(
         _operands.check_out(out, shape, np.result_type(x.dtype, np.float32))
     bias = _bias_for(bias, shape, np.dtype(np.float64))
     sums = np.asarray(matmul(x, w, precision=precision, device=device))
-    if name_of(sums.dtype) not in _FLOATS:
+    if name_of(sums.dtype) not in FLOATS:
         raise TypeError(f"linear() can't finish a product of {sums.dtype}")
     result = np.empty_like(sums)
     finish = _on_cpu.Finish(bias, activation or "none")
@@ -129,7 +128,7 @@ def _linear(
     if name_of(w.dtype) == "int4":
         w = w.astype(np.int8)
     names = {name_of(x.dtype), name_of(w.dtype)}
-    is_bytes = names <= {*_BYTES}
+    is_bytes = names <= {*BYTES}
     dtype = _operands.types_of(x.dtype, w.dtype).out
     if names == {"bfloat16"}:
         dtype = x.dtype
@@ -137,7 +136,7 @@ def _linear(
         dtype = np.dtype(np.int32)
     # Only where it is another than matmul's: of bfloat16 and float32, NumPy knows no signature.
     wanted = dtype if is_bytes or names == {"bfloat16"} else None
-    if name_of(dtype) in _FLOATS:
+    if name_of(dtype) in FLOATS:
         return _product.multiply(
             x, w, dtype=wanted, out=out, precision=precision, device=device,
             bias=_bias_for(bias, shape, dtype), activation=activation,
@@ -201,7 +200,7 @@ def _bias_for(
             f"bias has the shape {array.shape}; the result has {columns} columns, so it must be "
             f"({columns},), or what broadcasts to that"
         )
-    target = np.dtype(np.float64) if name_of(dtype) in _FLOATS else dtype
+    target = np.dtype(np.float64) if name_of(dtype) in FLOATS else dtype
     if not np.can_cast(array.dtype, target, "same_kind"):
         raise TypeError(f"a bias of {array.dtype} can't be added to a result of {dtype}")
     flat = array.reshape(last).astype(target, copy=False)
@@ -343,7 +342,7 @@ def _matrix(name: str, operand: npt.ArrayLike) -> NDArray[Any]:
         raise TypeError(f"{name} is {array.dtype}; gemm() multiplies real matrices")
     if array.ndim > 2:
         raise ValueError(f"{name} has {array.ndim} axes; gemm() multiplies matrices")
-    if name_of(array.dtype) not in _FLOATS or not array.dtype.isnative:
+    if name_of(array.dtype) not in FLOATS or not array.dtype.isnative:
         native = array.dtype.newbyteorder("=")
-        array = array.astype(native if name_of(native) in _FLOATS else np.float64)
+        array = array.astype(native if name_of(native) in FLOATS else np.float64)
     return array if array.ndim == 2 else array.reshape(-1, 1)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npublas import _config, _core, _ufuncs
+from npublas._dtypes import name_of
 from npublas._matmul import ufunc
 from npublas._types import Precision
 from npublas.errors import ConfigurationError, WeightsFileError
@@ -25,6 +26,7 @@ __all__ = [
     "Types",
     "check_out",
     "check_real",
+    "check_writeable",
     "plain",
     "precision_for",
     "result_shape",
@@ -147,14 +149,19 @@ def usable(
     return out if fits else None
 
 
+def check_writeable(out: Array) -> None:
+    """Raise if nothing can be written there."""
+    if not out.flags.writeable:
+        raise ValueError("output array is read-only")
+
+
 def check_out(out: Any, shape: tuple[int, ...], dtype: DType) -> None:
     """Raise, before anything is computed, if the result can't be copied there afterwards."""
     if out is None:
         return
     if not isinstance(out, np.ndarray):
         raise TypeError("return arrays must be of ArrayType")
-    if not out.flags.writeable:
-        raise ValueError("output array is read-only")
+    check_writeable(out)
     if not np.can_cast(dtype, out.dtype, "same_kind"):
         raise TypeError(
             f"Cannot cast the result from {dtype!r} to {out.dtype!r} with casting rule 'same_kind'"
@@ -188,5 +195,5 @@ def check_real(dtype: DType, out: DType) -> None:
         raise TypeError(
             f"a product with quantised weights takes real operands up to float64, not {dtype}"
         )
-    if out.name not in FLOATS:
+    if name_of(out) not in FLOATS:
         raise TypeError(f"a product with quantised weights gives floats up to float64, not {out}")

@@ -16,6 +16,7 @@ from npublas import _config, _core, _product, _rules, _ufuncs, _weights_file
 from npublas._dtypes import name_of
 from npublas._hadamard import rotate
 from npublas._matmul import ufunc as matmul
+from npublas._operands import check_writeable
 from npublas._packing import Operand, pack_array, pack_quantized
 from npublas._table import mebibytes
 from npublas._types import Precision
@@ -438,11 +439,10 @@ class PackedMatrix:
             target = np.empty(shape, result_type, order) if order in ("C", "F") and shape else None
             result = back(multiply(target))
             return _rules.as_type_of(x, result, ufunc, (x, self)) if subok else result
-        if not out_here.flags.writeable:
-            raise ValueError("output array is read-only")
         if casting == "same_kind":
             multiply(out_here)  # which copes with whatever `out` is
         else:
+            check_writeable(out_here)
             np.copyto(out_here, multiply(None), casting=casting)
         return out
 
